@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Every struct, enum and constant that Python knows too. Network order where a field is __be. */
+#ifndef IPBACKEND_ABI_H
+#define IPBACKEND_ABI_H
+
+#define MAX_ADDRESSES 8192
+#define MAX_LISTENERS 16384
+#define MAX_POOLS 16384
+#define MAX_ENDPOINTS 32768	/* 15 bits of a flow index entry; id 0 means none */
+#define MAX_NEXT_HOPS 32768	/* id 0 means none */
+#define MAX_SLOTS 131072	/* 17 bits of a flow index entry */
+#define MAX_SNAT_ADDRESSES 4
+#define MAX_MEMBERS 512		/* of one pool */
+
+#define FIRST_SNAT_PORT 32768	/* slot = (port - FIRST_SNAT_PORT) << log2(SNAT addresses) | SNAT index */
+#define BUCKET_ENTRIES 8
+#define TICK_SHIFT 27		/* a tick is 2^27 ns = 134 ms of CLOCK_MONOTONIC */
+#define SWEEP_SLICE 64		/* slots that one run of the sweep looks at */
+
+/* How a packet's journey ended. The first word is the action taken. */
+enum verdict {
+	NEXT_STEP,		/* not a verdict: the journey goes on */
+
+	PASS_NOT_OURS,		/* to no address of ours: the kernel's */
+	PASS_ECHO,		/* ICMP echo request to an address of ours: the kernel answers */
+
+	FORWARD_OPENED,		/* opened a connection, on to the member */
+	FORWARD_REQUEST,	/* of a connection, on to the member */
+	FORWARD_REPLY,		/* of a connection, back to the client */
+
+	REJECT_NO_LISTENER,	/* nothing listens on this port of the VIP */
+	REJECT_NO_CONNECTION,	/* TCP, no SYN, and of no connection */
+	REJECT_NO_MEMBER,	/* the listener's pool has no member that can be reached */
+	REJECT_ALL_FULL,	/* every member is at its ceiling */
+
+	DROP_MALFORMED,		/* lengths that lie or do not suffice */
+	DROP_FRAGMENT,		/* a fragment */
+	DROP_ICMP,		/* ICMP other than an echo request */
+	DROP_PROTOCOL,		/* neither TCP, UDP nor ICMP */
+	DROP_TTL,		/* its time to live ends here */
+	DROP_TOO_BIG,		/* longer than the MTU towards the member */
+	DROP_NO_CONNECTION,	/* to a SNAT address or a RST, and of no connection */
+	DROP_NO_NEXT_HOP,	/* the way to the member is not known at the moment */
+	DROP_NOT_OPENED,	/* no free slot, or another CPU in the way: a retransmission opens it */
+	DROP_INDEX_FULL,	/* both buckets of the flow index are full */
+
+	VERDICTS
+};
+
+/* The programs beside the first: indexes of the map of programs. */
+enum road {
+	ROAD_OPEN,
+	ROADS
+};
+
+enum role {
+	ROLE_VIP = 1,
+	ROLE_SNAT,
+};
+
+/* The phase of a slot; SLOT_SYN_SENT to SLOT_CLOSING are the open connections. */
+enum phase {
+	SLOT_FREE,		/* in the queue, never used or rested */
+	SLOT_BUSY,		/* being filled or emptied by one owner */
+	SLOT_CANCELLED,		/* lost against another CPU's opening of the same tuple */
+	SLOT_PENDING,		/* published, but the same tuple may win elsewhere */
+	SLOT_SYN_SENT,
+	SLOT_SYN_RECEIVED,
+	SLOT_ESTABLISHED,	/* TCP after its handshake; UDP at once */
+	SLOT_CLOSING,		/* one side's FIN seen */
+	SLOT_CLOSED,		/* in the queue, but answers late packets until reused or rested */
+};
+
+/* A connection's state word, always changed whole by compare and swap: generation | FINs | phase. */
+#define STATE_PHASE 0xffULL
+#define STATE_FIN_CLIENT 0x100ULL
+#define STATE_FIN_MEMBER 0x200ULL
+#define STATE_GENERATION 0x10000ULL	/* one more each time the slot is taken */
+
+enum sweep_mode {
+	SWEEP_EXPIRED,		/* what has been silent for too long */
+	SWEEP_ENDPOINT,		/* every connection of the endpoint */
+	SWEEP_LISTENER,		/* every connection of one listener */
+};
+
+/* The words of a pool's inner array: a header, the members' endpoint ids, the schedule. */
+enum pool_word {
+	POOL_MEMBERS,		/* how many endpoint ids follow the header */
+	POOL_SCHEDULE,		/* how many entries of the schedule follow them: indexes of members */
+	POOL_HEADER = 4,	/* first word after the header */
+};
+
+/* Set at load and never changed while connections live. */
+struct gateway {
+	__u64 hash_key[5];	/* the flow index's secret */
+	__u32 fingerprint;	/* of the maps' layout: a controller that knows another one keeps off */
+	__u32 snat_shift;	/* log2 of the number of SNAT addresses */
+	__u32 syn_sent_timeout;	/* seconds, as the others */
+	__u32 syn_received_timeout;
+	__u32 closing_timeout;
+	__u32 rest;		/* how long a closed slot answers late packets */
+};
+
+struct address {
+	__u32 role;		/* enum role */
+	__u32 index;		/* which SNAT address */
+};
+
+struct listener_key {
+	__be32 vip;
+	__be16 port;
+	__u8 protocol;
+	__u8 pad;
+};
+
+struct listener {
+	__u32 id;
+	__u32 pool;
+	__u32 idle_timeout;	/* seconds */
+};
+
+struct endpoint_key {
+	__be32 address;
+	__be16 port;
+	__u8 protocol;
+	__u8 pad;
+};
+
+struct endpoint {
+	__be32 address;
+	__be16 port;
+	__u8 protocol;
+	__u8 pad;
+	__u32 next_hop;
+	__u32 slots;		/* a power of two */
+	__be32 snat[MAX_SNAT_ADDRESSES];
+};
+
+/* What opening and closing write, apart from what every packet reads. */
+struct load {
+	__u64 active;		/* open connections */
+	__u64 ceiling;		/* how many there may be; the controller's: 0 while the member cannot be reached */
+	__u64 head;		/* of the ring of free slots: the next one out */
+	__u64 tail;		/* the next one in */
+	__u64 pad[4];
+};
+
+struct cursor {
+	__u64 position;		/* of a pool's schedule; never taken back */
+	__u64 pad[7];
+};
+
+struct connection {
+	__u64 state;
+	__be32 client;
+	__be32 vip;
+	__be16 client_port;
+	__be16 vip_port;
+	__u8 protocol;
+	__u8 pad;
+	__u16 idle_timeout;	/* seconds, the listener's when it was opened */
+	__u32 listener;		/* its id */
+	__u32 opened;		/* tick */
+	__u32 last_seen;	/* tick; written at most once a second */
+	__u32 client_interface;
+	__u8 gateway_mac[6];	/* as in the client's last packet: destination, source */
+	__u8 client_mac[6];
+	__u32 reserved[3];
+};
+
+struct bucket {
+	__u64 entry[BUCKET_ENTRIES];	/* tag:32 | endpoint:15 | slot:17; 0 is empty */
+};
+
+struct next_hop {
+	__u32 interface;
+	__be32 address;		/* whose MAC the destination is */
+	__u8 destination[6];
+	__u8 source[6];
+	__u32 mtu;
+	__u32 resolved;		/* 0: drop rather than send to a stale MAC */
+};
+
+struct listener_count {
+	__u64 opened;
+	__u64 refused;
+	__u64 request_packets;
+	__u64 request_bytes;	/* of IP */
+	__u64 reply_packets;
+	__u64 reply_bytes;
+};
+
+struct endpoint_count {
+	__u64 opened;
+	__u64 closed;		/* by FIN or RST */
+	__u64 expired;		/* by silence */
+	__u64 removed;		/* with its member or listener */
+};
+
+/* The packet that the sweep is run on: its orders, its cursor and its result. */
+struct sweep {
+	__u32 endpoint;
+	__u32 slot;		/* the next one to look at; moves on */
+	__u32 mode;		/* enum sweep_mode */
+	__u32 listener;		/* for SWEEP_LISTENER */
+	__u32 ended;		/* connections ended so far */
+	__u32 rested;		/* closed slots whose rest is over */
+};
+
+#endif

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* One packet from top to bottom, the one exit; and the sweep. */
+#include <uapi/linux/bpf.h>
+#include <uapi/linux/if_ether.h>
+#include <uapi/linux/ip.h>
+#include <uapi/linux/tcp.h>
+#include <uapi/linux/udp.h>
+#include <uapi/linux/icmp.h>
+#include <uapi/linux/in.h>
+
+#include "abi.h"
+#include "maps.h"
+#include "parse.h"
+#include "flow_index.h"
+#include "slots.h"
+#include "conntrack.h"
+#include "rewrite.h"
+#include "reject.h"
+#include "schedule.h"
+#include "open.h"
+#include "forward.h"
+#include "sweep.h"
+
+static __always_inline int action_of(enum verdict verdict, struct packet *pkt)
+{
+	if (verdict <= PASS_ECHO)
+		return XDP_PASS;
+	if (verdict <= FORWARD_REPLY) {
+		if (pkt->interface == pkt->ctx->ingress_ifindex)
+			return XDP_TX;
+		return bpf_redirect(pkt->interface, 0);
+	}
+	return verdict <= REJECT_ALL_FULL ? XDP_TX : XDP_DROP;
+}
+
+/* The one exit: every packet is counted under the verdict it left with. */
+static __always_inline int leave(struct packet *pkt, enum verdict verdict)
+{
+	__u32 row = verdict;
+	__u64 *count = verdicts.lookup(&row);
+
+	if (count)
+		(*count)++;
+	return action_of(verdict, pkt);
+}
+
+/* Every packet enters here. One of no connection yet takes the road that opens or refuses. */
+int ipbackend(struct xdp_md *ctx)
+{
+	struct packet pkt = { .ctx = ctx };
+	enum verdict verdict = forward(&pkt);
+
+	if (verdict == NEXT_STEP) {
+		roads.call(ctx, ROAD_OPEN);
+		verdict = DROP_NOT_OPENED;
+	}
+	return leave(&pkt, verdict);
+}
+
+/* The road of a client's packet that belongs to no connection: kept apart, so that the common one stays short. */
+int ipbackend_open(struct xdp_md *ctx)
+{
+	struct packet pkt = { .ctx = ctx };
+	enum verdict verdict = open_or_refuse(&pkt);
+
+	if (verdict >= REJECT_NO_LISTENER && verdict <= REJECT_ALL_FULL && !reject(&pkt))
+		verdict = DROP_MALFORMED;
+	return leave(&pkt, verdict);
+}
+
+/* Run by the controller on a packet that is a struct sweep; looks at SWEEP_SLICE slots from its cursor on. */
+int ipbackend_sweep(struct xdp_md *ctx)
+{
+	struct sweep *sweep = (void *)(long)ctx->data;
+	struct gateway *settings = gateway.lookup(&(__u32){ 0 });
+	__u32 at = now();
+	int i;
+
+	if ((void *)(sweep + 1) > (void *)(long)ctx->data_end || !settings)
+		return XDP_DROP;
+	for (i = 0; i < SWEEP_SLICE; i++) {
+		sweep_slot(sweep, at, settings);
+		sweep->slot++;
+	}
+	return XDP_DROP;
+}

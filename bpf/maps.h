@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Every map: key, value, size, who writes it. All are pinned, so they outlive the controller. */
+#ifndef IPBACKEND_MAPS_H
+#define IPBACKEND_MAPS_H
+
+/* The loader defines PIN_DIRECTORY, a string, and FLOW_INDEX_BUCKETS, a power of two. */
+#define PINNED(type, name) type ":" PIN_DIRECTORY "/" name
+#define MMAPABLE BPF_F_MMAPABLE
+#define INNER (BPF_F_INNER_MAP | BPF_F_MMAPABLE)
+
+/* Written by the controller. */
+BPF_F_TABLE(PINNED("array", "gateway"), __u32, struct gateway, gateway, 1, MMAPABLE);
+BPF_F_TABLE(PINNED("hash", "addresses"), __be32, struct address, addresses, MAX_ADDRESSES, 0);
+BPF_F_TABLE(PINNED("hash", "listeners"), struct listener_key, struct listener, listeners, MAX_LISTENERS, 0);
+BPF_F_TABLE(PINNED("hash", "endpoints_by_addr"), struct endpoint_key, __u32, endpoints_by_addr, MAX_ENDPOINTS, 0);
+BPF_F_TABLE(PINNED("array", "endpoints"), __u32, struct endpoint, endpoints, MAX_ENDPOINTS, MMAPABLE);
+BPF_F_TABLE(PINNED("array", "next_hops"), __u32, struct next_hop, next_hops, MAX_NEXT_HOPS, MMAPABLE);
+
+/* Written by the controller, swapped whole: pool id -> words (enum pool_word). */
+BPF_F_TABLE("array", __u32, __u32, pool_words, 1, INNER);
+BPF_F_TABLE(PINNED("array_of_maps$pool_words", "pools"), __u32, __u32, pools, MAX_POOLS, 0);
+
+/* Written by the data plane only. Endpoint id -> ring of free slots, each as slot + 1, 0 where none is. */
+BPF_F_TABLE("array", __u32, __u64, slot_ring, 1, INNER);
+BPF_F_TABLE(PINNED("array_of_maps$slot_ring", "free_slots"), __u32, __u32, free_slots, MAX_ENDPOINTS, 0);
+
+/* Written by the data plane only. Endpoint id -> slot -> connection. */
+BPF_F_TABLE("array", __u32, struct connection, connections, 1, INNER);
+BPF_F_TABLE(PINNED("array_of_maps$connections", "conntrack"), __u32, __u32, conntrack, MAX_ENDPOINTS, 0);
+
+/* Written by the data plane only, by atomics. */
+BPF_F_TABLE(PINNED("array", "load"), __u32, struct load, load, MAX_ENDPOINTS, MMAPABLE);
+BPF_F_TABLE(PINNED("array", "cursors"), __u32, struct cursor, cursors, MAX_POOLS, MMAPABLE);
+BPF_F_TABLE(PINNED("array", "flow_index"), __u32, struct bucket, flow_index, FLOW_INDEX_BUCKETS, MMAPABLE);
+
+/* Written by the data plane only, per CPU. */
+BPF_F_TABLE(PINNED("percpu_array", "verdicts"), __u32, __u64, verdicts, VERDICTS, 0);
+BPF_F_TABLE(PINNED("percpu_array", "listener_counts"), __u32, struct listener_count, listener_counts, MAX_LISTENERS, 0);
+BPF_F_TABLE(PINNED("percpu_array", "endpoint_counts"), __u32, struct endpoint_count, endpoint_counts, MAX_ENDPOINTS, 0);
+
+/* Written by the loader: the programs that the first one hands packets on to. */
+BPF_F_TABLE(PINNED("prog", "roads"), __u32, __u32, roads, ROADS, 0);
+
+#endif

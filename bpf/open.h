@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* A new connection: member, admission, slot, publication. Every way out gives back what it had taken. */
+#ifndef IPBACKEND_OPEN_H
+#define IPBACKEND_OPEN_H
+
+#define SLOT_TRIES 4		/* slots to try: one that is being swept at this moment is put back */
+#define RIVAL_TRIES 4
+
+/* The slot for our own: what it held before leaves the index, and no one else touches it now. */
+static __always_inline struct connection *seize(__u32 endpoint, __u32 slot, __u64 *state)
+{
+	struct connection *connection = connection_at(endpoint, slot);
+	__u64 have;
+
+	if (!connection)
+		return NULL;
+	have = state_of(connection);
+	if ((have & STATE_PHASE) != SLOT_FREE && (have & STATE_PHASE) != SLOT_CLOSED)
+		return NULL;
+	*state = next_generation(have, SLOT_BUSY);
+	if (!change_state(connection, have, *state))
+		return NULL;
+	if ((have & STATE_PHASE) == SLOT_CLOSED)
+		index_delete(hash_of_connection(connection), place_of(endpoint, slot));
+	return connection;
+}
+
+static __always_inline void fill(struct connection *connection, const struct packet *pkt,
+				 const struct listener *listener)
+{
+	connection->client = pkt->tuple.saddr;
+	connection->vip = pkt->tuple.daddr;
+	connection->client_port = pkt->tuple.sport;
+	connection->vip_port = pkt->tuple.dport;
+	connection->protocol = pkt->tuple.protocol;
+	connection->idle_timeout = listener->idle_timeout;
+	connection->listener = listener->id;
+	connection->opened = now();
+	connection->last_seen = connection->opened;
+	connection->client_interface = pkt->ctx->ingress_ifindex;
+	__builtin_memcpy(connection->gateway_mac, pkt->eth->h_dest, 6);
+	__builtin_memcpy(connection->client_mac, pkt->eth->h_source, 6);
+}
+
+/*
+ * Two CPUs may publish the same tuple at once. Each looks for a rival after its own entry is in: an open rival
+ * wins; of two pending ones the lower place wins and cancels the other. Our own change from pending to open
+ * fails if a rival cancelled us before, so exactly one comes out open.
+ */
+static __always_inline bool confirm(struct flow *flow, __u64 hash, const struct tuple *tuple, enum phase phase,
+				    struct flow *rival)
+{
+	__u64 have = flow->state;
+	int i;
+
+	for (i = 0; i < RIVAL_TRIES; i++) {
+		if (!find_flow(hash, tuple, SLOT_CLOSING, flow->at, rival))
+			break;
+		if ((rival->state & STATE_PHASE) != SLOT_PENDING || rival->at < flow->at)
+			return false;
+		change_state(rival->connection, rival->state, with_phase(rival->state, SLOT_CANCELLED));
+	}
+	flow->state = with_phase(have, phase);
+	return change_state(flow->connection, have, flow->state);
+}
+
+static __always_inline enum verdict open(const struct packet *pkt, const struct listener *listener,
+					 struct flow *flow)
+{
+	struct connection *connection = NULL;
+	struct listener_count *listener_count;
+	struct endpoint_count *endpoint_count;
+	__u32 endpoint = 0, slot = 0;
+	struct endpoint *member;
+	struct load *its_load;
+	struct flow rival = {};
+	enum verdict verdict;
+	__u64 hash;
+	void *ring;
+	int i;
+
+	verdict = schedule(listener->pool, &endpoint);
+	if (verdict != NEXT_STEP)
+		return verdict;
+
+	member = endpoints.lookup(&endpoint);
+	its_load = load.lookup(&endpoint);
+	ring = free_slots.lookup(&endpoint);
+	if (!member || !its_load)
+		return DROP_NOT_OPENED;
+	for (i = 0; ring && !connection && i < SLOT_TRIES; i++) {
+		slot = take_slot(ring, its_load, member->slots);
+		if (slot == NO_SLOT)
+			break;
+		connection = seize(endpoint, slot, &flow->state);
+		if (!connection)
+			give_slot(ring, its_load, member->slots, slot);
+	}
+	if (!connection) {
+		__sync_fetch_and_add(&its_load->active, -1);
+		return DROP_NOT_OPENED;
+	}
+
+	fill(connection, pkt, listener);
+	flow->connection = connection;
+	flow->at = place_of(endpoint, slot);
+	flow->state = with_phase(flow->state, SLOT_PENDING);
+	set_state(connection, flow->state);
+
+	hash = hash_of(&pkt->tuple);
+	verdict = FORWARD_OPENED;
+	if (!index_insert(hash, flow->at)) {
+		verdict = DROP_INDEX_FULL;
+	} else if (!confirm(flow, hash, &pkt->tuple, is_tcp(pkt) ? SLOT_SYN_SENT : SLOT_ESTABLISHED, &rival)) {
+		index_delete(hash, flow->at);
+		verdict = DROP_NOT_OPENED;
+	}
+	if (verdict != FORWARD_OPENED) {
+		set_state(connection, with_phase(flow->state, SLOT_FREE));
+		release(endpoint, slot);
+		if (verdict == DROP_NOT_OPENED && find_flow(hash, &pkt->tuple, SLOT_CLOSING, NOWHERE, flow))
+			return FORWARD_REQUEST;
+		return verdict;
+	}
+
+	listener_count = listener_counts.lookup((__u32 *)&listener->id);
+	endpoint_count = endpoint_counts.lookup(&endpoint);
+	if (listener_count)
+		listener_count->opened++;
+	if (endpoint_count)
+		endpoint_count->opened++;
+	return FORWARD_OPENED;
+}
+
+#endif

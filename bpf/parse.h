@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Bytes to struct packet; all bounds checks are here. */
+#ifndef IPBACKEND_PARSE_H
+#define IPBACKEND_PARSE_H
+
+#define IP_MORE_FRAGMENTS 0x2000
+#define IP_DONT_FRAGMENT 0x4000
+#define IP_OFFSET 0x1fff
+#define MAX_IP_HEADER 60
+
+struct tuple {
+	__be32 saddr;
+	__be32 daddr;
+	__be16 sport;
+	__be16 dport;
+	__u32 protocol;
+};
+
+/* What TCP and UDP headers both begin with. */
+struct ports {
+	__be16 source;
+	__be16 dest;
+};
+
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+#define TCP_FLAGS (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK)
+
+struct packet {
+	struct xdp_md *ctx;
+	void *end;
+	struct ethhdr *eth;
+	struct iphdr *ip;
+	struct ports *ports;
+	__sum16 *check;		/* of TCP or UDP */
+	struct tuple tuple;
+	__u32 tcp_flags;	/* FIN, SYN, RST, ACK; none for UDP */
+	__u32 length;		/* of the IP datagram, bytes */
+	__u32 interface;	/* where a forwarded packet leaves */
+};
+
+/* Up to the IPv4 header's fixed part, enough to see whether the packet is ours. */
+static __always_inline enum verdict parse_ip(struct packet *pkt)
+{
+	struct ethhdr *eth = (void *)(long)pkt->ctx->data;
+	struct iphdr *ip = (void *)(eth + 1);
+
+	pkt->end = (void *)(long)pkt->ctx->data_end;
+	if ((void *)(ip + 1) > pkt->end)
+		return PASS_NOT_OURS;
+	if (eth->h_proto != bpf_htons(ETH_P_IP))
+		return PASS_NOT_OURS;
+
+	pkt->eth = eth;
+	pkt->ip = ip;
+	pkt->tuple.saddr = ip->saddr;
+	pkt->tuple.daddr = ip->daddr;
+	pkt->tuple.protocol = ip->protocol;
+	return NEXT_STEP;
+}
+
+/* The rest of a packet that is ours: lengths that agree, and a transport header. */
+static __always_inline enum verdict parse_transport(struct packet *pkt)
+{
+	struct iphdr *ip = pkt->ip;
+	__u32 header = ip->ihl * 4;
+	__u32 length = bpf_ntohs(ip->tot_len);
+	void *transport = (void *)ip + header;
+
+	if (ip->version != 4 || header < sizeof(*ip) || length < header)
+		return DROP_MALFORMED;
+	if ((void *)ip + length > pkt->end)
+		return DROP_MALFORMED;
+	if (ip->ttl <= 1)
+		return DROP_TTL;
+	if (ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS | IP_OFFSET))
+		return DROP_FRAGMENT;
+	pkt->length = length;
+
+	if (ip->protocol == IPPROTO_TCP) {
+		struct tcphdr *tcp = transport;
+
+		if ((void *)(tcp + 1) > pkt->end || length < header + sizeof(*tcp))
+			return DROP_MALFORMED;
+		if (tcp->doff * 4 < sizeof(*tcp) || length < header + tcp->doff * 4)
+			return DROP_MALFORMED;
+		pkt->ports = (void *)tcp;
+		pkt->check = &tcp->check;
+		pkt->tcp_flags = ((__u8 *)tcp)[13] & TCP_FLAGS;
+		pkt->tuple.sport = tcp->source;
+		pkt->tuple.dport = tcp->dest;
+		return NEXT_STEP;
+	}
+	if (ip->protocol == IPPROTO_UDP) {
+		struct udphdr *udp = transport;
+
+		if ((void *)(udp + 1) > pkt->end)
+			return DROP_MALFORMED;
+		if (bpf_ntohs(udp->len) < sizeof(*udp) || length < header + bpf_ntohs(udp->len))
+			return DROP_MALFORMED;
+		pkt->ports = (void *)udp;
+		pkt->check = &udp->check;
+		pkt->tcp_flags = 0;
+		pkt->tuple.sport = udp->source;
+		pkt->tuple.dport = udp->dest;
+		return NEXT_STEP;
+	}
+	if (ip->protocol == IPPROTO_ICMP) {
+		struct icmphdr *icmp = transport;
+
+		if ((void *)(icmp + 1) > pkt->end || length < header + sizeof(*icmp))
+			return DROP_MALFORMED;
+		return icmp->type == ICMP_ECHO ? PASS_ECHO : DROP_ICMP;
+	}
+	return DROP_PROTOCOL;
+}
+
+static __always_inline bool is_tcp(const struct packet *pkt)
+{
+	return pkt->tuple.protocol == IPPROTO_TCP;
+}
+
+/* A packet that may open a connection: UDP, or a SYN alone. */
+static __always_inline bool opens(const struct packet *pkt)
+{
+	return !is_tcp(pkt) || pkt->tcp_flags == TCP_SYN;
+}
+
+#endif

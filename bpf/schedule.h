@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Which member takes a new connection: weighted round robin, passing over members that are full. */
+#ifndef IPBACKEND_SCHEDULE_H
+#define IPBACKEND_SCHEDULE_H
+
+#define DRAWS 16		/* turns of the schedule to try before looking at each member once */
+#define CHOICES 2		/* members to be admitted to, where others fill the first at the last moment */
+
+/* The endpoint that is the pool's member number `index`, if it has room; else 0. */
+static __always_inline __u32 with_room(void *pool, __u32 index, __u64 *ceilings)
+{
+	__u32 *endpoint;
+	struct load *its_load;
+
+	index += POOL_HEADER;
+	endpoint = bpf_map_lookup_elem(pool, &index);
+	if (!endpoint)
+		return 0;
+	its_load = load.lookup(endpoint);
+	if (!its_load)
+		return 0;
+	*ceilings |= its_load->ceiling;
+	return has_room(its_load) ? *endpoint : 0;
+}
+
+/*
+ * Whether a loop has gone round often enough. The operation that changes nothing keeps the verifier from
+ * learning `end`'s range anew in every round, which would make no two rounds alike to it.
+ */
+static __always_inline bool passed(__u32 i, __u32 end)
+{
+	asm volatile("%0 |= 0" : "+r"(end));
+	return i >= end;
+}
+
+static __always_inline __u32 pool_word(void *pool, __u32 index)
+{
+	__u32 *word = bpf_map_lookup_elem(pool, &index);
+
+	return word ? *word : 0;
+}
+
+/*
+ * A passed-over member's turn is used up by drawing again, so the others share it by their weights.
+ * When that finds no one, each member is looked at once: refused only if none has room.
+ */
+static __always_inline __u32 choose(void *pool, struct cursor *cursor, __u32 members, __u32 length,
+				    __u64 *ceilings)
+{
+	__u32 endpoint, index, *member;
+	__u64 turn = 0;
+	int i;
+
+	for (i = 0; i < DRAWS && !passed(i, length); i++) {
+		turn = __sync_fetch_and_add(&cursor->position, 1);
+		index = POOL_HEADER + members + turn % length;
+		member = bpf_map_lookup_elem(pool, &index);
+		if (!member)
+			return 0;
+		endpoint = with_room(pool, *member, ceilings);
+		if (endpoint)
+			return endpoint;
+	}
+	for (i = 0; i < MAX_MEMBERS && !passed(i, members); i++) {
+		endpoint = with_room(pool, (turn + i) % members, ceilings);
+		if (endpoint)
+			return endpoint;
+	}
+	return 0;
+}
+
+/* NEXT_STEP: `endpoint` has admitted one connection more. */
+static __always_inline enum verdict schedule(__u32 number, __u32 *endpoint)
+{
+	void *pool = pools.lookup(&number);
+	struct cursor *cursor = cursors.lookup(&number);
+	__u32 members, length;
+	struct load *its_load;
+	__u64 ceilings = 0;
+	int i;
+
+	if (!pool || !cursor)
+		return REJECT_NO_MEMBER;
+	members = pool_word(pool, POOL_MEMBERS);
+	length = pool_word(pool, POOL_SCHEDULE);
+	if (!members || !length)
+		return REJECT_NO_MEMBER;
+
+	for (i = 0; i < CHOICES; i++) {
+		*endpoint = choose(pool, cursor, members, length, &ceilings);
+		if (!*endpoint)
+			return ceilings ? REJECT_ALL_FULL : REJECT_NO_MEMBER;
+		its_load = load.lookup(endpoint);
+		if (its_load && admit(its_load))
+			return NEXT_STEP;
+	}
+	return DROP_NOT_OPENED;
+}
+
+#endif

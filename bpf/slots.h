@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Admission to an endpoint, exact to one connection, and its FIFO of free slots. */
+#ifndef IPBACKEND_SLOTS_H
+#define IPBACKEND_SLOTS_H
+
+#define ADMIT_TRIES 64		/* each failure is another CPU's success */
+#define RING_TRIES 64
+#define NO_SLOT MAX_SLOTS
+
+static __always_inline bool has_room(const struct load *load)
+{
+	return *(volatile const __u64 *)&load->active < load->ceiling;
+}
+
+/* One more connection, if that keeps the endpoint within its ceiling. */
+static __always_inline bool admit(struct load *load)
+{
+	__u64 active;
+	int i;
+
+	for (i = 0; i < ADMIT_TRIES; i++) {
+		active = *(volatile __u64 *)&load->active;
+		if (active >= load->ceiling)
+			return false;
+		if (__sync_val_compare_and_swap(&load->active, active, active + 1) == active)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * The ring has as many entries as the endpoint has slots, so it has room for all. A position is drawn by
+ * fetch-and-add, the entry there is taken by exchange and put by compare and swap: none is ever seen twice.
+ * A taker that outruns a giver finds nothing and draws the next position; what the giver then puts behind its
+ * back stays there for the next time round, and a giver that meets it draws the next position as well.
+ */
+static __always_inline __u32 take_slot(void *ring, struct load *load, __u32 slots)
+{
+	__u64 *entry, taken;
+	__u32 position;
+	int i;
+
+	for (i = 0; i < RING_TRIES; i++) {
+		position = __sync_fetch_and_add(&load->head, 1) & (slots - 1);
+		entry = bpf_map_lookup_elem(ring, &position);
+		if (!entry)
+			return NO_SLOT;
+		taken = __sync_lock_test_and_set(entry, 0);
+		if (taken)
+			return (taken - 1) & (MAX_SLOTS - 1);
+	}
+	return NO_SLOT;
+}
+
+static __always_inline void give_slot(void *ring, struct load *load, __u32 slots, __u32 slot)
+{
+	__u32 position;
+	__u64 *entry;
+	int i;
+
+	for (i = 0; i < RING_TRIES; i++) {
+		position = __sync_fetch_and_add(&load->tail, 1) & (slots - 1);
+		entry = bpf_map_lookup_elem(ring, &position);
+		if (!entry)
+			return;
+		if (!__sync_val_compare_and_swap(entry, 0, (__u64)slot + 1))
+			return;
+	}
+}
+
+#endif

@@ -1,0 +1,81 @@
+"""The enums of bpf/abi.h, held equal to it by a test. Nothing here knows how they get into the kernel or out."""
+
+from enum import IntEnum, auto
+
+
+class Verdict(IntEnum):
+    """How a packet's journey ended; the first word is the action taken. Each one's meaning stands in abi.h."""
+
+    NEXT_STEP = 0
+    PASS_NOT_OURS = auto()
+    PASS_ECHO = auto()
+    FORWARD_OPENED = auto()
+    FORWARD_REQUEST = auto()
+    FORWARD_REPLY = auto()
+    REJECT_NO_LISTENER = auto()
+    REJECT_NO_CONNECTION = auto()
+    REJECT_NO_MEMBER = auto()
+    REJECT_ALL_FULL = auto()
+    DROP_MALFORMED = auto()
+    DROP_FRAGMENT = auto()
+    DROP_ICMP = auto()
+    DROP_PROTOCOL = auto()
+    DROP_TTL = auto()
+    DROP_TOO_BIG = auto()
+    DROP_NO_CONNECTION = auto()
+    DROP_NO_NEXT_HOP = auto()
+    DROP_NOT_OPENED = auto()
+    DROP_INDEX_FULL = auto()
+
+
+class Road(IntEnum):
+    """The programs beside the first one."""
+
+    OPEN = 0
+
+
+class Role(IntEnum):
+    """What an address of ours is for."""
+
+    VIP = 1
+    SNAT = 2
+
+
+class Phase(IntEnum):
+    """The phase of a slot; SYN_SENT to CLOSING are the open connections."""
+
+    FREE = 0
+    BUSY = auto()
+    CANCELLED = auto()
+    PENDING = auto()
+    SYN_SENT = auto()
+    SYN_RECEIVED = auto()
+    ESTABLISHED = auto()
+    CLOSING = auto()
+    CLOSED = auto()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a connection in this phase counts against the ceiling."""
+        return Phase.SYN_SENT <= self <= Phase.CLOSING
+
+
+class SweepMode(IntEnum):
+    """What a sweep ends."""
+
+    EXPIRED = 0
+    ENDPOINT = auto()
+    LISTENER = auto()
+
+
+class PoolWord(IntEnum):
+    """The words of a pool's header."""
+
+    MEMBERS = 0
+    SCHEDULE = 1
+    HEADER = 4
+
+
+TICK_SHIFT = 27
+SWEEP_SLICE = 64
+SLOT_BITS = 17

@@ -1,0 +1,229 @@
+"""Reads TOML into the model: shapes, types and unknown keys. What the values mean together is the model's.
+
+The dataclasses of the model are the table of what may be written: a key for each field, read by its type.
+"""
+
+import reprlib
+import tomllib
+from collections.abc import Collection
+from dataclasses import MISSING, fields, is_dataclass
+from enum import StrEnum
+from functools import cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from ipbackend.errors import ConfigurationError, suggestion
+from ipbackend.model import Configuration, Draft, Gateway, Listener, LoadBalancer, Network, Pool, place
+
+SECTIONS: dict[str, type] = {
+    "networks": Network,
+    "load_balancers": LoadBalancer,
+    "listeners": Listener,
+    "pools": Pool,
+}
+
+_EXPECTED: dict[type, str] = {
+    str: "a string",
+    int: "an integer",
+    bool: "true or false",
+    dict: "a table",
+    list: "an array",
+    IPv4Address: 'an IPv4 address in quotes, such as "10.0.0.11"',
+    IPv4Network: 'an IPv4 CIDR in quotes, such as "10.0.0.0/24"',
+}
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = 80
+
+
+def load(path: Path) -> Configuration:
+    """The configuration in the file `path`. Raises ConfigurationError, also if the file cannot be read."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror} (name a file that can be read)") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: byte {error.start} is not UTF-8 (TOML is UTF-8 text)") from error
+    return parse(text, str(path))
+
+
+def parse(text: str, source: str) -> Configuration:
+    """The configuration in `text`, which came from `source`. Raises ConfigurationError with all problems."""
+    try:
+        document = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: TOML's own, and integers too long to convert
+        raise ConfigurationError(f"{source}: {error} (correct the TOML there)") from error
+
+    reader = _Reader()
+    reader.refuse_unknown(document, ["gateway", *SECTIONS], "")
+    gateway: Gateway | None = reader.table(Gateway, document.get("gateway"), "gateway")
+    defaults = {
+        "networks": {"interface": gateway.snat_interface if gateway else ""},
+        "load_balancers": {"interface": gateway.interfaces[0] if gateway else ""},
+    }
+    wanted: dict[str, dict[str, Any]] = {
+        section: reader.section(kind, document.get(section, {}), section, defaults.get(section, {}))
+        for section, kind in SECTIONS.items()
+    }
+    if gateway and not reader.problems:
+        return Configuration(gateway, **wanted)
+    if gateway:  # what could be read is held against it, so that one run names everything
+        reader.problems += Draft(gateway, **wanted, unreadable=reader.unreadable).conflicts()
+    raise ConfigurationError(*reader.problems)
+
+
+class _Reader:
+    """Turns TOML values into the model's, and notes what cannot be.
+
+    None, which no TOML value is, stands for what could not be read; `unreadable` are the places of objects
+    that could not be made for it.
+    """
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self.unreadable: set[str] = set()
+
+    def section(self, kind: type, raw: object, where: str, defaults: dict[str, Any]) -> dict[str, Any]:
+        """The readable objects of a section like [pools], by name."""
+        if not isinstance(raw, dict):
+            self.expected("a table of tables", raw, where)
+            self.unreadable.add(where)
+            return {}
+        made = {
+            name: self.table(kind, table, place(where, name), {"name": name, **defaults}) for name, table in raw.items()
+        }
+        return {name: thing for name, thing in made.items() if thing is not None}
+
+    def table(self, kind: Any, raw: object, where: str, given: dict[str, Any] | None = None) -> Any:
+        """An object of the dataclass `kind`; `given` are values for what is not written. `name` never is."""
+        made = self._made(kind, raw, where, given or {})
+        if made is None:
+            self.unreadable.add(where)
+        return made
+
+    def _made(self, kind: Any, raw: object, where: str, given: dict[str, Any]) -> Any:
+        if raw is None:
+            self.problems.append(f"{where}: is missing (write a table [{where}])")
+            return None
+        if not isinstance(raw, dict):
+            self.expected("a table", raw, where)
+            return None
+        hints = _hints(kind)
+        self.refuse_unknown(raw, hints, where)
+        read = {key: self.value(hints[key], raw[key], f"{where}.{key}") for key in hints if key in raw}
+        missing = _required(kind) - read.keys() - given.keys()
+        for key in sorted(missing):
+            self.problems.append(f"{where}.{key}: is missing (write {_expected(hints[key])})")
+        if missing or None in read.values():
+            self.problems += [f"{where}.{problem}" for problem in kind.wrong(read)]
+            return None
+        try:
+            return kind(**given | read)
+        except ConfigurationError as error:
+            self.problems += [f"{where}.{problem}" for problem in error.problems]
+            return None
+
+    def value(self, hint: Any, raw: object, where: str) -> Any:
+        """A field of the type `hint`."""
+        hint = _without_none(hint)
+        if get_origin(hint) is tuple:
+            return self._array(get_args(hint)[0], raw, where)
+        if is_dataclass(hint):
+            return self.table(hint, raw, where)
+        return self._scalar(hint, raw, where)
+
+    def _array(self, kind: Any, raw: object, where: str) -> tuple[Any, ...] | None:
+        if not isinstance(raw, list):
+            self.expected(_expected(tuple[kind, ...]), raw, where)
+            return None
+        items = [self.value(kind, item, f"{where}[{index}]") for index, item in enumerate(raw)]
+        readable = tuple(item for item in items if item is not None)
+        # Tables are objects of their own and may be missing; an array of values is all there or not read.
+        return readable if is_dataclass(kind) or len(readable) == len(items) else None
+
+    def _scalar(self, kind: Any, raw: Any, where: str) -> Any:
+        written = kind if kind in (str, int, bool) else str
+        if type(raw) is not written or _too_long(raw):
+            self.expected(_expected(kind), raw, where)
+            return None
+        try:
+            return kind(raw)
+        except ValueError:
+            self.problems.append(f"{where}: {_SHORT.repr(raw)} {_why_not(kind, raw)}")
+            return None
+
+    def expected(self, what: str, raw: object, where: str) -> None:
+        """Note that something else than `what` is written."""
+        self.problems.append(f"{where}: got {_shown(raw)} (expected {what})")
+
+    def refuse_unknown(self, table: dict[str, Any], known: Collection[str], where: str) -> None:
+        """Note every key that means nothing here."""
+        for key in table:
+            if key not in known:
+                self.problems.append(f"{place(where, key)}: unknown key ({suggestion(key, known)})")
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """The keys a table of `kind` may have, and their types; the name is the table's own key."""
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind) if field.name != "name"}
+
+
+@cache
+def _required(kind: Any) -> frozenset[str]:
+    return frozenset(field.name for field in fields(kind) if field.default is MISSING)
+
+
+def _without_none(hint: Any) -> Any:
+    """`X` of `X | None`: what may be left out is still never written as nothing."""
+    return next(arg for arg in get_args(hint) if arg is not NoneType) if NoneType in get_args(hint) else hint
+
+
+def _expected(hint: Any) -> str:
+    hint = _without_none(hint)
+    if get_origin(hint) is tuple:
+        item = get_args(hint)[0]
+        return "an array of tables" if is_dataclass(item) else f"an array, each {_expected(item)}"
+    if issubclass(hint, StrEnum):
+        return "one of " + ", ".join(f'"{choice}"' for choice in hint)
+    return _EXPECTED[hint]
+
+
+def _too_long(raw: object) -> bool:
+    """TOML's integers are of 64 bits; Python may even refuse to print much longer ones."""
+    return isinstance(raw, int) and not -(2**63) <= raw < 2**63
+
+
+def _shown(raw: object) -> str:
+    if isinstance(raw, dict | list):
+        return _EXPECTED[type(raw)]
+    if _too_long(raw):
+        return "an integer of more than 64 bits"
+    if isinstance(raw, str):
+        return f"the string {_SHORT.repr(raw)}"
+    return str(raw).lower() if isinstance(raw, bool) else str(raw)
+
+
+def _why_not(kind: type, raw: str) -> str:
+    """What is wrong with the string `raw` as an enum, an address or a CIDR, and the remedy."""
+    if issubclass(kind, StrEnum):
+        return f"cannot be used ({suggestion(raw, kind)})"
+    remedy = f"write {_EXPECTED[kind]}"
+    if _parses(IPv6Network, raw):
+        return f"is IPv6 (members and their networks are IPv4: {remedy})"
+    if kind is IPv4Address:
+        return f"is not an IPv4 address (names are not looked up: {remedy})"
+    if _parses(IPv4Network, raw):
+        return f"is an address inside its CIDR (did you mean {IPv4Network(raw, strict=False)}?)"
+    return f"is not an IPv4 CIDR ({remedy})"
+
+
+def _parses(kind: type[IPv4Network | IPv6Network], raw: str) -> bool:
+    try:
+        kind(raw, strict=False)
+    except ValueError:
+        return False
+    return True

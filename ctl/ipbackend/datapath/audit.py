@@ -1,0 +1,45 @@
+"""Whether the books balance: counts, queue and index derived anew from the slots. It reports, it repairs nothing.
+
+The truth is what holds while traffic rests; under traffic a connection may be between two books.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from ipbackend.abi import SLOT_BITS, Phase
+from ipbackend.datapath.maps import Maps
+
+
+def audit(maps: Maps) -> list[str]:
+    """Every difference found, a line each; an empty list is the healthy answer."""
+    indexed = Counter(entry & 0xFFFFFFFF for entry in maps["flow_index"].memory().bytes.cast("Q") if entry)
+    problems = [
+        f"flow_index: {count} entries for one slot ({place:#x})" for place, count in indexed.items() if count > 1
+    ]
+    for _, endpoint in maps["endpoints_by_addr"].items():
+        problems += _audit_endpoint(maps, endpoint, indexed)
+    problems += [f"flow_index: an entry for a slot that holds no connection ({place:#x})" for place in indexed]
+    return problems
+
+
+def _audit_endpoint(maps: Maps, endpoint: int, indexed: Counter[int]) -> Iterator[str]:
+    """The problems of one endpoint; what it accounts for is taken out of `indexed`."""
+    connections, ring = maps["conntrack"].inner(endpoint), maps["free_slots"].inner(endpoint)
+    if connections is None or ring is None:
+        yield f"endpoint {endpoint}: it has no tables"
+        return
+    phases = [Phase(value) for value in bytes(connections.column("state"))]
+    active, counted = maps["load"].memory()[endpoint].active, sum(phase.is_open for phase in phases)
+    if active != counted:
+        yield f"endpoint {endpoint}: active is {active}, its slots hold {counted} open connections"
+
+    queued = Counter(entry - 1 for entry in ring.bytes.cast("Q") if entry)
+    for slot, phase in enumerate(phases):
+        expected = 0 if phase.is_open else 1
+        if queued[slot] != expected:
+            yield f"endpoint {endpoint}: slot {slot}, {phase.name}, is in the queue {queued[slot]} times"
+        entries = indexed.pop(endpoint << SLOT_BITS | slot, 0)
+        if phase.is_open and not entries:
+            yield f"endpoint {endpoint}: slot {slot}, {phase.name}, is not in the flow index"
+        if entries and not phase.is_open and phase is not Phase.CLOSED:
+            yield f"endpoint {endpoint}: slot {slot}, {phase.name}, is in the flow index"

@@ -1,0 +1,131 @@
+"""The program: compiled, loaded, pinned. What it forwards is in the maps, which it makes or finds pinned."""
+
+import ctypes
+import os
+import tempfile
+from pathlib import Path
+
+from bcc import BPF
+
+from ipbackend.datapath import syscall
+from ipbackend.datapath.headers import make_header_tree
+from ipbackend.datapath.layout import FILE, Layouts, describe, fingerprint
+from ipbackend.datapath.maps import PINS
+from ipbackend.datapath.source import bpf_directory, expand
+from ipbackend.errors import DatapathError
+
+ENTRY, OPEN, SWEEP = "ipbackend", "ipbackend_open", "ipbackend_sweep"
+PROGRAMS = "programs"  # the folder of their pins, beside the maps'
+_BPFFS_MAGIC = 0xCAFE4A11
+_BUCKET_ENTRIES = 8
+_SPARSENESS = 4  # entries of the flow index for each connection: a full bucket stays unlikely
+
+
+def flow_index_buckets(connections: int) -> int:
+    """The power of two of buckets that holds so many connections with room to spare."""
+    return 1 << (connections * _SPARSENESS // _BUCKET_ENTRIES - 1).bit_length()
+
+
+class Program:
+    """The data plane's programs, loaded and pinned under `run_directory`; maps that are pinned there stay."""
+
+    def __init__(self, run_directory: Path, connections: int) -> None:
+        """Load for so many `connections` in all. DatapathError: the maps there are of another layout or size."""
+        self._pins = run_directory / PINS
+        source = bpf_directory()
+        buckets = flow_index_buckets(connections)
+        _mount_bpffs(self._pins)
+        number = fingerprint((source / "abi.h").read_text() + (source / "maps.h").read_text())
+        self._refuse_other_maps(run_directory, number, buckets)
+        self._bpf = self._compile(source, buckets)
+        names = [path.name for path in self._pins.iterdir() if path.is_file() and "." not in path.name]
+        temporary = run_directory / f"{FILE}.tmp"
+        temporary.write_text(describe(self._bpf, names, number))
+        temporary.rename(run_directory / FILE)
+        self.entry, self.open, self.sweep = (self._load(name) for name in (ENTRY, OPEN, SWEEP))
+
+    def pin(self) -> None:
+        """Keep the programs under their names, in place of those of an earlier run."""
+        folder = self._pins / PROGRAMS
+        folder.mkdir(exist_ok=True)
+        for name, fd in ((ENTRY, self.entry), (SWEEP, self.sweep)):
+            fresh = folder / f"{name}_next"
+            fresh.unlink(missing_ok=True)
+            syscall.pin(fd, str(fresh))
+            fresh.rename(folder / name)
+
+    def close(self) -> None:
+        """Let go of BCC's descriptors; what is pinned or attached stays."""
+        self._bpf.cleanup()
+
+    def _refuse_other_maps(self, run_directory: Path, number: int, buckets: int) -> None:
+        index = self._pins / "flow_index"
+        if not index.exists():
+            return
+        remedy = "`ipbackend unload`, then run again: its connections end"
+        if Layouts(run_directory).fingerprint != number:
+            raise DatapathError(f"{self._pins}: maps of another version are loaded ({remedy})")
+        fd = syscall.open_pin(str(index))
+        have = syscall.map_info(fd).max_entries
+        os.close(fd)
+        if have != buckets:
+            raise DatapathError(
+                f"{index}: loaded for another gateway.max_connections, {have} buckets instead of {buckets} ({remedy})"
+            )
+
+    def _compile(self, source: Path, buckets: int) -> BPF:
+        with tempfile.TemporaryDirectory(prefix="ipbackend-") as headers:
+            os.environ["BCC_KERNEL_SOURCE"] = str(make_header_tree(Path(headers)))
+            try:
+                return BPF(
+                    text=expand(source / "ipbackend.c").encode(),
+                    cflags=[
+                        "-D__LINUX_BPF_H__",  # BCC has its own copy of bpf.h: the only one
+                        f'-DPIN_DIRECTORY="{self._pins}"',
+                        f"-DFLOW_INDEX_BUCKETS={buckets}",
+                    ],
+                )
+            except Exception as error:  # BCC raises nothing more specific
+                raise DatapathError(f"{source}: BCC does not compile it: {error} (its messages are above)") from error
+            finally:
+                del os.environ["BCC_KERNEL_SOURCE"]
+
+    def _load(self, name: str) -> int:
+        try:
+            fd: int = self._bpf.load_func(name.encode(), BPF.XDP).fd
+        except Exception as error:  # as above
+            raise DatapathError(f"{name}: the kernel does not take it: {error} (its messages are above)") from error
+        return fd
+
+
+def pinned_program(run_directory: Path, name: str) -> int | None:
+    """A descriptor of the program that an earlier run pinned, if there is one."""
+    try:
+        return syscall.open_pin(str(run_directory / PINS / PROGRAMS / name))
+    except FileNotFoundError:
+        return None
+
+
+def unpin(run_directory: Path) -> list[str]:
+    """Take away all pins and the layouts; the kernel frees what is not attached. Returns the maps' names."""
+    pins = run_directory / PINS
+    names = [path.name for path in pins.iterdir() if path.is_file()] if pins.is_dir() else []
+    for path in [*pins.glob(f"{PROGRAMS}/*"), *(pins / name for name in names)]:
+        path.unlink()
+    if (pins / PROGRAMS).is_dir():
+        (pins / PROGRAMS).rmdir()
+    (run_directory / FILE).unlink(missing_ok=True)
+    return sorted(names)
+
+
+def _mount_bpffs(directory: Path) -> None:
+    """A bpffs of our own: `ip netns exec` hides /sys/fs/bpf, and some systems do not mount it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    directory.mkdir(parents=True, exist_ok=True)
+    kind = ctypes.create_string_buffer(256)  # struct statfs begins with the magic number
+    libc.statfs(bytes(directory), kind)
+    if int.from_bytes(kind.raw[:4], "little") == _BPFFS_MAGIC:
+        return
+    if libc.mount(b"bpf", bytes(directory), b"bpf", 0, b"mode=0700") < 0:
+        problem = os.strerror(ctypes.get_errno())
+        raise DatapathError(f"{directory}: cannot mount a bpffs: {problem} (run as root)")

@@ -1,0 +1,164 @@
+"""The pinned maps, typed: read and written by key, or as shared memory. It knows no meaning of what they hold."""
+
+import ctypes
+import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ipbackend.datapath import syscall
+from ipbackend.datapath.layout import Layouts, Type
+from ipbackend.errors import NotRunningError
+
+PINS = "bpf"
+_PER_CPU_ARRAY, _PROG_ARRAY, _ARRAY_OF_MAPS = 6, 3, 12
+
+
+def _cpus() -> int:
+    """How many values a per-CPU map gives for each key: one for every possible CPU."""
+    last = Path("/sys/devices/system/cpu/possible").read_text().strip().split(",")[-1].split("-")[-1]
+    return int(last) + 1
+
+
+class Memory:
+    """An array that is shared with the kernel: `memory[i]` is a live view, not a copy. Rows are `step` bytes apart."""
+
+    def __init__(self, fd: int, kind: Type, entries: int) -> None:
+        self.step = -(-ctypes.sizeof(kind) // 8) * 8  # the kernel rounds an array's values up to 8 bytes
+        self._mmap: mmap.mmap = syscall.map_memory(fd, self.step * entries)
+        self._kind = kind
+        self.bytes = memoryview(self._mmap)[: self.step * entries]
+
+    def __len__(self) -> int:
+        return len(self.bytes) // self.step
+
+    def __getitem__(self, index: int) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        value = self._kind.from_buffer(self._mmap, index * self.step)
+        return value if issubclass(self._kind, ctypes.Structure) else value.value
+
+    def column(self, field: str) -> memoryview:
+        """One byte a row: the lowest byte of a field, for scanning many rows at once."""
+        return self.bytes[getattr(self._kind, field).offset :: self.step]
+
+
+class Map:
+    """One pinned map."""
+
+    def __init__(self, name: str, fd: int, key: Type, leaf: Type) -> None:
+        self.name = name
+        self.fd = fd
+        self.key = key
+        self.leaf = leaf
+        self.info = syscall.map_info(fd)
+        self._memory: Memory | None = None
+
+    @property
+    def holds_maps(self) -> bool:
+        """Whether its values are maps."""
+        return self.info.type == _ARRAY_OF_MAPS
+
+    def get(self, key: Any) -> Any:
+        """The value, or None; of a per-CPU map the list of all CPUs' values; of a map of maps an id."""
+        cpus = _cpus() if self.info.type == _PER_CPU_ARRAY else 1
+        step = -(-self.info.value_size // 8) * 8 if cpus > 1 else self.info.value_size
+        raw = syscall.lookup(self.fd, self._packed(key), max(step * cpus, self.info.value_size))
+        if raw is None:
+            return None
+        if self.holds_maps or self.info.type == _PROG_ARRAY:
+            return int.from_bytes(raw[:4], "little")
+        values = [self._unpacked(raw[cpu * step :]) for cpu in range(cpus)]
+        return values if self.info.type == _PER_CPU_ARRAY else values[0]
+
+    def set(self, key: Any, value: Any) -> None:
+        """Write an entry; of a map of maps or programs the value is a file descriptor."""
+        raw = bytes(ctypes.c_uint32(value)) if isinstance(value, int) else bytes(value)
+        syscall.update(self.fd, self._packed(key), raw)
+
+    def delete(self, key: Any) -> bool:
+        """Whether there was such an entry."""
+        return syscall.delete(self.fd, self._packed(key))
+
+    def items(self) -> Iterator[tuple[Any, Any]]:
+        """All entries that exist, one system call or two each: for small maps."""
+        size = self.info.key_size
+        raw = syscall.next_key(self.fd, None, size)
+        while raw is not None:
+            key = self.key.from_buffer_copy(raw)
+            value = self.get(key)
+            if value is not None:
+                yield key if isinstance(key, ctypes.Structure) else key.value, value
+            raw = syscall.next_key(self.fd, raw, size)
+
+    def memory(self) -> Memory:
+        """An mmapable array's own memory; mapped once and kept."""
+        if self._memory is None:
+            self._memory = Memory(self.fd, self.leaf, self.info.max_entries)
+        return self._memory
+
+    def inner(self, key: int) -> Memory | None:
+        """The memory of the inner array of a map of maps, or None where there is none."""
+        number = self.get(key)
+        if number is None:
+            return None
+        fd = syscall.map_by_id(number)
+        try:
+            return Memory(fd, self.leaf, syscall.map_info(fd).max_entries)
+        finally:
+            os.close(fd)
+
+    def new_inner(self, entries: int) -> tuple[int, Memory]:
+        """A fresh inner array, not in the map yet: `set` it by its descriptor, then close that."""
+        flags = syscall.F_INNER_MAP | syscall.F_MMAPABLE
+        fd = syscall.map_create(syscall.ARRAY, 4, ctypes.sizeof(self.leaf), entries, flags, self.name)
+        return fd, Memory(fd, self.leaf, entries)
+
+    def _packed(self, key: Any) -> bytes:
+        return bytes(self.key(key) if isinstance(key, int) else key)
+
+    def _unpacked(self, raw: bytes) -> Any:
+        value = self.leaf.from_buffer_copy(raw)
+        return value if isinstance(value, ctypes.Structure) else value.value
+
+
+class Maps:
+    """All maps of the data plane that is loaded under `run_directory`; a context manager that closes them."""
+
+    def __init__(self, run_directory: Path) -> None:
+        layouts = Layouts(run_directory)
+        self.fingerprint = layouts.fingerprint
+        self._maps: dict[str, Map] = {}
+        for name in layouts.names():
+            path = run_directory / PINS / name
+            try:
+                fd = syscall.open_pin(str(path))
+            except FileNotFoundError:
+                self.close()
+                raise NotRunningError(f"{path}: no data plane is loaded (start one: `ipbackend run`)") from None
+            self._maps[name] = Map(name, fd, *layouts.types(name))
+
+    def __getitem__(self, name: str) -> Map:
+        return self._maps[name]
+
+    def __iter__(self) -> Iterator[Map]:
+        return iter(self._maps.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._maps
+
+    def __enter__(self) -> "Maps":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the descriptors; memory that is still in use stays mapped."""
+        for one in self._maps.values():
+            os.close(one.fd)
+        self._maps.clear()

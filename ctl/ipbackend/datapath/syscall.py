@@ -1,0 +1,149 @@
+"""bpf(2) as Python calls: maps by file descriptor, pins, test runs. It knows no map of ours and no layout.
+
+BCC compiles, loads and describes; it offers none of this for maps that another process has made. Every call
+raises OSError. Attribute layouts: `union bpf_attr` in linux/bpf.h.
+"""
+
+import ctypes
+import mmap
+import os
+import platform
+import struct
+from dataclasses import dataclass
+
+_NUMBER = {"x86_64": 321, "aarch64": 280}
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY = 0, 1, 2, 3, 4
+_OBJ_PIN, _OBJ_GET, _PROG_RUN, _MAP_FD_BY_ID, _OBJ_INFO = 6, 7, 10, 14, 15
+
+ARRAY = 2
+F_MMAPABLE = 1 << 10
+F_INNER_MAP = 1 << 12
+
+
+@dataclass(frozen=True)
+class MapInfo:
+    """What the kernel says of a map: sizes in bytes, `flags` as given when it was made."""
+
+    type: int
+    id: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    flags: int
+
+
+def _call(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
+    result: int = _libc.syscall(_NUMBER[platform.machine()], command, attributes, len(attributes))
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+
+
+def _bpf(command: int, attributes: bytes) -> int:
+    return _call(command, ctypes.create_string_buffer(attributes, 128))
+
+
+def _address(buffer: object) -> int:
+    return ctypes.addressof(buffer)  # type: ignore[arg-type]
+
+
+def map_create(kind: int, key_size: int, value_size: int, max_entries: int, flags: int, name: str) -> int:
+    """A new map's file descriptor."""
+    attributes = struct.pack("5I2I16s", kind, key_size, value_size, max_entries, flags, 0, 0, name.encode()[:15])
+    return _bpf(_MAP_CREATE, attributes)
+
+
+def lookup(fd: int, key: bytes, size: int) -> bytes | None:
+    """The value, `size` bytes (all CPUs' for a per-CPU map), or None where there is none."""
+    value = ctypes.create_string_buffer(size)
+    sought = ctypes.create_string_buffer(key, len(key))
+    try:
+        _bpf(_MAP_LOOKUP, struct.pack("I4xQQQ", fd, _address(sought), _address(value), 0))
+    except FileNotFoundError:
+        return None
+    return value.raw
+
+
+def update(fd: int, key: bytes, value: bytes) -> None:
+    """Set or replace an entry; in a map of maps the value is the inner map's file descriptor."""
+    at = ctypes.create_string_buffer(key, len(key))
+    what = ctypes.create_string_buffer(value, len(value))
+    _bpf(_MAP_UPDATE, struct.pack("I4xQQQ", fd, _address(at), _address(what), 0))
+
+
+def delete(fd: int, key: bytes) -> bool:
+    """Whether there was something to delete."""
+    at = ctypes.create_string_buffer(key, len(key))
+    try:
+        _bpf(_MAP_DELETE, struct.pack("I4xQ", fd, _address(at)))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def next_key(fd: int, key: bytes | None, size: int) -> bytes | None:
+    """The key after `key`, or the first one, or None at the end."""
+    after = ctypes.create_string_buffer(key, size) if key is not None else None
+    result = ctypes.create_string_buffer(size)
+    try:
+        _bpf(_MAP_NEXT_KEY, struct.pack("I4xQQ", fd, _address(after) if after else 0, _address(result)))
+    except FileNotFoundError:
+        return None
+    return result.raw
+
+
+def pin(fd: int, path: str) -> None:
+    """Make a map or program outlive its descriptors, under a path in a bpffs."""
+    name = ctypes.create_string_buffer(path.encode())
+    _bpf(_OBJ_PIN, struct.pack("QI", _address(name), fd))
+
+
+def open_pin(path: str) -> int:
+    """A descriptor of what is pinned there."""
+    name = ctypes.create_string_buffer(path.encode())
+    return _bpf(_OBJ_GET, struct.pack("QI", _address(name), 0))
+
+
+def map_by_id(number: int) -> int:
+    """A descriptor of the map with this id, as a map of maps gives it."""
+    return _bpf(_MAP_FD_BY_ID, struct.pack("I", number))
+
+
+def _info(fd: int, size: int) -> bytes:
+    info = ctypes.create_string_buffer(size)
+    _bpf(_OBJ_INFO, struct.pack("IIQ", fd, size, _address(info)))
+    return info.raw
+
+
+def map_info(fd: int) -> MapInfo:
+    """What the kernel says of a map."""
+    return MapInfo(*struct.unpack("6I", _info(fd, 24)))
+
+
+def program_id(fd: int) -> int:
+    """The id of a loaded program, as netlink reports it for an interface."""
+    number: int = struct.unpack("II", _info(fd, 8))[1]
+    return number
+
+
+def map_memory(fd: int, size: int) -> mmap.mmap:
+    """The memory of an mmapable array of `size` bytes, shared with the kernel, for reading and writing."""
+    return mmap.mmap(fd, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE, mmap.MAP_SHARED)
+
+
+def run(fd: int, data: bytes, repeat: int = 1) -> tuple[int, bytes, int]:
+    """Run a program on a packet: its return value, the packet as it left it, ns per run.
+
+    With `repeat` every run sees what the one before left of the packet. Releases the GIL meanwhile.
+    """
+    given = ctypes.create_string_buffer(data, len(data))
+    result = ctypes.create_string_buffer(len(data) + 256)
+    attributes = ctypes.create_string_buffer(
+        struct.pack("IIIIQQII", fd, 0, len(data), len(result), _address(given), _address(result), repeat, 0), 128
+    )
+    _call(_PROG_RUN, attributes)
+    _, value, _, length, _, _, _, duration = struct.unpack_from("IIIIQQII", attributes)
+    return value, result.raw[:length], duration

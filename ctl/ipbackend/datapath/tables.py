@@ -1,0 +1,233 @@
+"""The controller's maps: what they hold as plan's entries, and the steps of a plan carried out on them."""
+
+import os
+import socket
+import struct
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from typing import Any
+
+from ipbackend.abi import SWEEP_SLICE, Phase, PoolWord, Role, SweepMode
+from ipbackend.datapath import syscall
+from ipbackend.datapath.maps import Map, Maps
+from ipbackend.model import EndpointKey, Protocol
+from ipbackend.plan import Action, Address, Endpoint, Entries, Listener, ListenerKey, NextHop, Pool, Step
+
+_NUMBERS = {Protocol.TCP: socket.IPPROTO_TCP, Protocol.UDP: socket.IPPROTO_UDP}
+_PROTOCOLS = {int(number): protocol for protocol, number in _NUMBERS.items()}
+
+
+def ip_to_map(address: IPv4Address) -> int:
+    """A __be32 as a struct's field takes it: the bytes stay in network order."""
+    return int.from_bytes(address.packed, "little")
+
+
+def ip_from_map(value: int) -> IPv4Address:
+    """The reverse."""
+    return IPv4Address(value.to_bytes(4, "little"))
+
+
+def protocol_from_map(number: int) -> Protocol:
+    """TCP or UDP by its IP protocol number."""
+    return _PROTOCOLS[number]
+
+
+class Tables:
+    """Reads and changes what the packets are forwarded by."""
+
+    def __init__(self, maps: Maps, sweep_program: int) -> None:
+        self._maps = maps
+        self._sweep_program = sweep_program
+        self._actions: dict[tuple[Action, str], Callable[[Any, Any], object]] = {
+            (Action.SET, "next_hops"): self._set_next_hop,
+            (Action.SET, "endpoints"): self._set_endpoint,
+            (Action.SET, "pools"): self._set_pool,
+            (Action.SET, "addresses"): self._set_address,
+            (Action.SET, "listeners"): self._set_listener,
+            (Action.DELETE, "listeners"): self._delete_listener,
+            (Action.DELETE, "addresses"): lambda address, _: maps["addresses"].delete(ip_to_map(address)),
+            (Action.DELETE, "pools"): lambda number, _: maps["pools"].delete(number),
+            (Action.DELETE, "endpoints"): self._delete_endpoint,
+            (Action.DELETE, "next_hops"): self._delete_next_hop,
+            (Action.WAIT, "pools"): lambda *_: self.wait(),
+            (Action.END, "listeners"): self._end_listener,
+            (Action.END, "endpoints"): lambda number, _: self.sweep(number, SweepMode.ENDPOINT),
+        }
+
+    def apply(self, step: Step) -> None:
+        """Carry out one step of a plan."""
+        self._actions[step.action, step.table](step.key, step.value)
+
+    def read(self) -> Entries:
+        """What the maps hold now."""
+        return Entries(
+            addresses={
+                ip_from_map(key): Address(Role(value.role), value.index)
+                for key, value in self._maps["addresses"].items()
+            },
+            listeners={
+                ListenerKey(ip_from_map(key.vip), socket.ntohs(key.port), _PROTOCOLS[key.protocol]): Listener(
+                    value.id, value.pool, value.idle_timeout
+                )
+                for key, value in self._maps["listeners"].items()
+            },
+            pools={number: self._pool(number) for number, _ in self._maps["pools"].items()},
+            endpoints={number: self._endpoint(number) for _, number in self._maps["endpoints_by_addr"].items()},
+            next_hops=self._next_hops(),
+        )
+
+    def sweep(self, endpoint: int, mode: SweepMode, listener: int = 0) -> tuple[int, int]:
+        """Look at all slots of an endpoint; returns how many connections ended and how many slots rested enough."""
+        rounds = -(-self._maps["endpoints"].memory()[endpoint].slots // SWEEP_SLICE)
+        if not rounds:
+            return 0, 0
+        orders = struct.pack("6I", endpoint, 0, mode, listener, 0, 0)
+        _, result, _ = syscall.run(self._sweep_program, orders, rounds)
+        _, _, _, _, ended, rested = struct.unpack("6I", result)
+        return ended, rested
+
+    def wait(self) -> None:
+        """Return when every packet that entered before has left: the kernel waits so after a map of maps changes."""
+        fd, _ = self._maps["pools"].new_inner(1)
+        self._maps["pools"].set(0, fd)
+        os.close(fd)
+        self._maps["pools"].delete(0)
+
+    def _pool(self, number: int) -> Pool:
+        inner = self._maps["pools"].inner(number)
+        if inner is None:
+            return Pool()
+        words = inner.bytes.cast("Q")  # 32-bit words, 8 bytes apart
+        members, turns, start = words[PoolWord.MEMBERS], words[PoolWord.SCHEDULE], int(PoolWord.HEADER)
+        return Pool(tuple(words[start : start + members]), tuple(words[start + members : start + members + turns]))
+
+    def _endpoint(self, number: int) -> Endpoint:
+        value = self._maps["endpoints"].memory()[number]
+        return Endpoint(
+            EndpointKey(ip_from_map(value.address), socket.ntohs(value.port), _PROTOCOLS[value.protocol]),
+            value.next_hop,
+            value.slots,
+            tuple(ip_from_map(address) for address in value.snat if address),
+            self._maps["load"].memory()[number].ceiling,
+        )
+
+    def _next_hops(self) -> dict[int, NextHop]:
+        memory = self._maps["next_hops"].memory()
+        used = memory.bytes.cast("I")[:: memory.step // 4]  # the first word of each: its interface
+        return {
+            number: NextHop(
+                value.interface,
+                ip_from_map(value.address),
+                bytes(value.destination),
+                bytes(value.source),
+                value.mtu,
+                bool(value.resolved),
+            )
+            for number, interface in enumerate(used)
+            if interface
+            for value in [memory[number]]
+        }
+
+    def _set_next_hop(self, number: int, hop: NextHop) -> None:
+        self._maps["next_hops"].set(
+            number,
+            self._maps["next_hops"].leaf(
+                interface=hop.interface,
+                address=ip_to_map(hop.address),
+                destination=hop.destination,
+                source=hop.source,
+                mtu=hop.mtu,
+                resolved=hop.resolved,
+            ),
+        )
+
+    def _delete_next_hop(self, number: int, _: object) -> None:
+        self._maps["next_hops"].set(number, self._maps["next_hops"].leaf())
+
+    def _set_address(self, address: IPv4Address, value: Address) -> None:
+        table = self._maps["addresses"]
+        table.set(ip_to_map(address), table.leaf(role=value.role, index=value.index))
+
+    def _listener_key(self, key: ListenerKey) -> Any:
+        return self._maps["listeners"].key(
+            vip=ip_to_map(key.vip), port=socket.htons(key.port), protocol=_NUMBERS[key.protocol]
+        )
+
+    def _set_listener(self, key: ListenerKey, value: Listener) -> None:
+        table = self._maps["listeners"]
+        table.set(self._listener_key(key), table.leaf(id=value.id, pool=value.pool, idle_timeout=value.idle_timeout))
+
+    def _delete_listener(self, key: ListenerKey, _: object) -> None:
+        self._maps["listeners"].delete(self._listener_key(key))
+
+    def _end_listener(self, _: ListenerKey, listener: Listener) -> None:
+        for endpoint in self.read().endpoints:
+            self.sweep(endpoint, SweepMode.LISTENER, listener.id)
+        self._zero(self._maps["listener_counts"], listener.id)
+
+    def _set_pool(self, number: int, pool: Pool) -> None:
+        words = (len(pool.members), len(pool.schedule), 0, 0, *pool.members, *pool.schedule)
+        fd, memory = self._maps["pools"].new_inner(len(words))
+        memory.bytes[:] = struct.pack(f"{len(words)}Q", *words)  # 32-bit words, 8 bytes apart
+        self._maps["pools"].set(number, fd)
+        os.close(fd)
+
+    def _set_endpoint(self, number: int, endpoint: Endpoint) -> None:
+        key = endpoint.key
+        at = self._maps["endpoints_by_addr"].key(
+            address=ip_to_map(key.address), port=socket.htons(key.port), protocol=_NUMBERS[key.protocol]
+        )
+        is_there = self._maps["endpoints_by_addr"].get(at) == number
+        if not is_there:
+            self._make_tables(number, endpoint.slots)
+        snat = [ip_to_map(address) for address in endpoint.snat]
+        self._maps["endpoints"].set(
+            number,
+            self._maps["endpoints"].leaf(
+                address=at.address,
+                port=at.port,
+                protocol=at.protocol,
+                next_hop=endpoint.next_hop,
+                slots=endpoint.slots,
+                snat=tuple(snat + [0] * (4 - len(snat))),
+            ),
+        )
+        if not is_there:
+            self._maps["endpoints_by_addr"].set(at, number)
+        self._maps["load"].memory()[number].ceiling = endpoint.ceiling
+
+    def _make_tables(self, number: int, slots: int) -> None:
+        """All slots free, and in the ring in their order."""
+        fd, _ = self._maps["conntrack"].new_inner(slots)
+        self._maps["conntrack"].set(number, fd)
+        os.close(fd)
+        fd, ring = self._maps["free_slots"].new_inner(slots)
+        ring.bytes[:] = struct.pack(f"{slots}Q", *range(1, slots + 1))
+        self._maps["free_slots"].set(number, fd)
+        os.close(fd)
+        self._maps["load"].set(number, self._maps["load"].leaf(tail=slots))
+
+    def _delete_endpoint(self, number: int, endpoint: Endpoint) -> None:
+        key = endpoint.key
+        self._maps["endpoints_by_addr"].delete(
+            self._maps["endpoints_by_addr"].key(
+                address=ip_to_map(key.address), port=socket.htons(key.port), protocol=_NUMBERS[key.protocol]
+            )
+        )
+        self._maps["conntrack"].delete(number)
+        self._maps["free_slots"].delete(number)
+        self._maps["endpoints"].set(number, self._maps["endpoints"].leaf())
+        self._maps["load"].set(number, self._maps["load"].leaf())
+        self._zero(self._maps["endpoint_counts"], number)
+
+    @staticmethod
+    def _zero(table: Map, number: int) -> None:
+        """Counters start anew for whoever gets the id next."""
+        values = table.get(number)
+        syscall.update(table.fd, struct.pack("I", number), b"".join(bytes(type(value)()) for value in values))
+
+
+def open_connections(states: memoryview) -> int:
+    """How many of a conntrack column of state bytes are open connections."""
+    raw = bytes(states)
+    return sum(raw.count(phase) for phase in Phase if phase.is_open)

@@ -1,0 +1,263 @@
+"""What every map should hold, and what to change to get there. No I/O: it knows neither maps nor netlink.
+
+`plan` keeps the ids of what is there already, so that a restart or a reload changes nothing that is right.
+`diff` orders the changes so that no packet meets a half-made state: what is pointed at first, the pointer
+last; the reverse to remove.
+"""
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from ipaddress import IPv4Address
+from typing import NamedTuple, TypeVar
+
+from ipbackend.abi import Role
+from ipbackend.errors import ConfigurationError
+from ipbackend.model import Configuration, EndpointKey, Protocol
+from ipbackend.schedule import weighted_round_robin
+from ipbackend.sizing import slots_for
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class ListenerKey(NamedTuple):
+    """Where clients connect to."""
+
+    vip: IPv4Address
+    port: int
+    protocol: Protocol
+
+
+class HopKey(NamedTuple):
+    """A neighbour that packets to members are handed to: a router, or the member itself if on the link."""
+
+    interface: str
+    address: IPv4Address
+
+
+@dataclass(frozen=True)
+class Address:
+    """An address of ours; `index` tells SNAT addresses apart."""
+
+    role: Role
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class Listener:
+    """`idle_timeout` in seconds."""
+
+    id: int
+    pool: int
+    idle_timeout: int
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Ids of the endpoints that may get connections, and the turns among them as indexes into `members`."""
+
+    members: tuple[int, ...] = ()
+    schedule: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """`ceiling`: connections at the same time, 0 while the next hop is not known."""
+
+    key: EndpointKey
+    next_hop: int
+    slots: int
+    snat: tuple[IPv4Address, ...]
+    ceiling: int
+
+
+@dataclass(frozen=True)
+class NextHop:
+    """`interface` is an index; MACs are 6 bytes; `mtu` in bytes of IP."""
+
+    interface: int
+    address: IPv4Address
+    destination: bytes = bytes(6)
+    source: bytes = bytes(6)
+    mtu: int = 0
+    resolved: bool = False
+
+
+@dataclass(frozen=True)
+class Entries:
+    """What the controller's maps hold, by key or id."""
+
+    addresses: Mapping[IPv4Address, Address] = field(default_factory=dict)
+    listeners: Mapping[ListenerKey, Listener] = field(default_factory=dict)
+    pools: Mapping[int, Pool] = field(default_factory=dict)
+    endpoints: Mapping[int, Endpoint] = field(default_factory=dict)
+    next_hops: Mapping[int, NextHop] = field(default_factory=dict)
+
+
+class Action(StrEnum):
+    """What a step does to the thing it names."""
+
+    SET = "set"
+    DELETE = "delete"
+    END = "end connections of"
+    WAIT = "wait for packets that saw the state before"
+
+
+class Step(NamedTuple):
+    """One change: `table` is a field of Entries; `key` one of its keys; `value` what to set or what was there."""
+
+    action: Action
+    table: str
+    key: Hashable
+    value: object = None
+
+
+def hop_of(configuration: Configuration, member: IPv4Address) -> HopKey:
+    """The neighbour that packets to this member are handed to."""
+    network = configuration.network_of(member)
+    return HopKey(network.interface, network.next_hop or member)
+
+
+def hops(configuration: Configuration) -> set[HopKey]:
+    """All neighbours that must be known for the members to be reached."""
+    return {hop_of(configuration, key.address) for key in configuration.endpoints()}
+
+
+def plan(configuration: Configuration, ways: Mapping[HopKey, NextHop], have: Entries) -> Entries:
+    """What the maps should hold; `ways` are the neighbours as netlink knows them, all of `hops(configuration)`.
+
+    ConfigurationError: a ceiling has grown beyond the table that its endpoint got when it was made.
+    """
+    next_hop_ids = _ids({(way.interface, way.address) for way in ways.values()}, _hop_ids(have))
+    next_hops = {next_hop_ids[way.interface, way.address]: way for way in ways.values()}
+    endpoints = _endpoints(configuration, ways, next_hop_ids, have)
+    endpoint_ids = {endpoint.key: number for number, endpoint in endpoints.items()}
+    listener_keys = {
+        name: ListenerKey(configuration.load_balancers[listener.load_balancer].vip, listener.port, listener.protocol)
+        for name, listener in configuration.listeners.items()
+    }
+    pool_ids = _pool_ids(configuration, listener_keys, have)
+    listener_ids = _ids(set(listener_keys.values()), {key: one.id for key, one in have.listeners.items()})
+    return Entries(
+        addresses={lb.vip: Address(Role.VIP) for lb in configuration.load_balancers.values()}
+        | {snat: Address(Role.SNAT, index) for index, snat in enumerate(configuration.gateway.snat_addresses)},
+        listeners={
+            key: Listener(listener_ids[key], pool_ids[listener.pool], listener.idle_timeout)
+            for name, listener in configuration.listeners.items()
+            for key in [listener_keys[name]]
+        },
+        pools={number: _pool(configuration, name, endpoint_ids) for name, number in pool_ids.items()},
+        endpoints=endpoints,
+        next_hops=next_hops,
+    )
+
+
+def _endpoints(
+    configuration: Configuration,
+    ways: Mapping[HopKey, NextHop],
+    next_hop_ids: Mapping[tuple[int, IPv4Address], int],
+    have: Entries,
+) -> dict[int, Endpoint]:
+    wanted = configuration.endpoints()
+    snat = configuration.gateway.snat_addresses
+    ids = _ids(set(wanted), {endpoint.key: number for number, endpoint in have.endpoints.items()})
+    endpoints, problems = {}, []
+    for key, member in wanted.items():
+        way = ways[hop_of(configuration, key.address)]
+        slots = slots_for(member.max_connections, len(snat))
+        made = have.endpoints.get(ids[key])
+        if made and slots > made.slots:
+            problems.append(
+                f"{key.address}:{key.port}/{key.protocol}: max_connections {member.max_connections} is more than its "
+                f"table of {made.slots} slots carries (lower it, or take the member out, reload, and put it back)"
+            )
+        endpoints[ids[key]] = Endpoint(
+            key,
+            next_hop_ids[way.interface, way.address],
+            made.slots if made else slots,
+            snat,
+            member.max_connections if way.resolved else 0,
+        )
+    if problems:
+        raise ConfigurationError(*problems)
+    return endpoints
+
+
+def _pool(configuration: Configuration, name: str, endpoint_ids: Mapping[EndpointKey, int]) -> Pool:
+    pool = configuration.pools[name]
+    chosen = [member for member in pool.members if member.weight]
+    if not chosen:
+        return Pool()
+    return Pool(
+        tuple(endpoint_ids[EndpointKey(member.address, member.port, pool.protocol)] for member in chosen),
+        weighted_round_robin([member.weight for member in chosen]),
+    )
+
+
+def _hop_ids(have: Entries) -> dict[tuple[int, IPv4Address], int]:
+    return {(hop.interface, hop.address): number for number, hop in have.next_hops.items()}
+
+
+def _pool_ids(configuration: Configuration, listener_keys: Mapping[str, ListenerKey], have: Entries) -> dict[str, int]:
+    """The kernel knows no pools' names: a pool keeps the id that one of its listeners points to."""
+    known: dict[str, int] = {}
+    for name, listener in configuration.listeners.items():
+        there = have.listeners.get(listener_keys[name])
+        if there and there.pool not in known.values():
+            known.setdefault(listener.pool, there.pool)
+    used = {listener.pool for listener in configuration.listeners.values()}
+    return _ids(used, known, taken=have.pools)
+
+
+def _ids(wanted: Iterable[Key], known: Mapping[Key, int], taken: Iterable[int] = ()) -> dict[Key, int]:
+    """An id for each wanted key: the one it has, or the lowest that no one has. Ids start at 1."""
+    ids = {key: known[key] for key in wanted if key in known}
+    free = _free_ids({*known.values(), *taken})
+    return ids | {key: next(free) for key in sorted(set(wanted) - set(ids), key=str)}
+
+
+def _free_ids(taken: set[int]) -> Iterator[int]:
+    number = 1
+    while True:
+        if number not in taken:
+            yield number
+        number += 1
+
+
+def diff(have: Entries, want: Entries) -> list[Step]:
+    """The steps from `have` to `want`, in an order in which every packet between two steps finds its way."""
+    steps = [
+        *_sets("next_hops", have.next_hops, want.next_hops),
+        *_sets("endpoints", have.endpoints, want.endpoints),
+        *_sets("pools", have.pools, want.pools),
+        *_sets("addresses", have.addresses, want.addresses),
+        *_sets("listeners", have.listeners, want.listeners),
+    ]
+    removals = [
+        *_deletes("listeners", have.listeners, want.listeners),
+        *_deletes("addresses", have.addresses, want.addresses),
+        *_deletes("pools", have.pools, want.pools),
+    ]
+    gone = set(have.endpoints) - set(want.endpoints)
+    closed = [
+        Step(Action.SET, "endpoints", number, replace(have.endpoints[number], ceiling=0)) for number in sorted(gone)
+    ]
+    ends = [Step(Action.END, step.table, step.key, step.value) for step in removals if step.table == "listeners"] + [
+        Step(Action.END, "endpoints", number, have.endpoints[number]) for number in sorted(gone)
+    ]
+    steps += removals + closed
+    if ends:
+        steps += [Step(Action.WAIT, "pools", 0), *ends]
+    return [
+        *steps,
+        *_deletes("endpoints", have.endpoints, want.endpoints),
+        *_deletes("next_hops", have.next_hops, want.next_hops),
+    ]
+
+
+def _sets(table: str, have: Mapping[Key, object], want: Mapping[Key, object]) -> list[Step]:
+    return [Step(Action.SET, table, key, value) for key, value in want.items() if have.get(key) != value]
+
+
+def _deletes(table: str, have: Mapping[Key, object], want: Mapping[Key, object]) -> list[Step]:
+    return [Step(Action.DELETE, table, key, have[key]) for key in have if key not in want]

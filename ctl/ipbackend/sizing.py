@@ -1,0 +1,66 @@
+"""How many addresses and slots a number of connections needs: arithmetic that knows no configuration."""
+
+from dataclasses import dataclass
+
+from ipbackend.errors import ConfigurationError
+
+CEILING_MAX = 100_000  # connections one endpoint may hold
+CEILING_PER_SNAT = 25_000  # of them, carried by one SNAT address; its other ports rest
+PORTS_PER_SNAT = 32_768  # source ports taken of one SNAT address
+FIRST_SNAT_PORT = 32_768  # the lowest of them
+SNAT_COUNTS = (1, 2, 4)  # powers of two: slot arithmetic is shifts and masks
+
+_SLOTS_MIN = 128
+
+
+@dataclass(frozen=True)
+class Required:
+    """Addresses a deployment needs: `parts` by purpose (vip, health_check, snat), and their sum."""
+
+    total: int
+    parts: dict[str, int]
+
+
+def snat_addresses_for(max_connections: int) -> int:
+    """The smallest number of SNAT addresses (1, 2 or 4) that carries `max_connections` of one endpoint."""
+    for count in SNAT_COUNTS:
+        if 1 <= max_connections <= count * CEILING_PER_SNAT:
+            return count
+    raise ConfigurationError(
+        f"max_connections: {max_connections} is not within 1 to {CEILING_MAX} "
+        f"(one endpoint holds at most {CEILING_MAX}: lower it, or add members)"
+    )
+
+
+def addresses_required(gateways: int, load_balancers: int, max_connections: int, ip_backend: bool) -> Required:
+    """How many addresses `gateways` need whose largest ceiling is `max_connections`.
+
+    A VIP for each load balancer, wherever it is just now; for each gateway one address for health checks and,
+    with IP as a backend, its SNAT addresses. Raises ConfigurationError, every argument out of range named.
+    """
+    counts = {"gateways": gateways, "load_balancers": load_balancers}
+    problems = [f"{name}: {n} is too few (at least 1)" for name, n in counts.items() if n < 1]
+    snat = 0
+    if ip_backend:
+        try:
+            snat = snat_addresses_for(max_connections)
+        except ConfigurationError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigurationError(*problems)
+    parts = {"vip": load_balancers, "health_check": gateways, "snat": gateways * snat}
+    return Required(sum(parts.values()), parts)
+
+
+def slots_for(ceiling: int, snat_count: int) -> int:
+    """Slots of the table of an endpoint that holds `ceiling` connections from `snat_count` SNAT addresses.
+
+    A power of two, at least 1.3 times the ceiling so that ports rest before they are used again, and at least
+    128; never more than `snat_count` × 32,768. Raises ConfigurationError if they do not carry the ceiling.
+    """
+    needed = snat_addresses_for(ceiling)
+    if snat_count not in SNAT_COUNTS or snat_count < needed:
+        raise ConfigurationError(f"snat_addresses: {snat_count} cannot carry {ceiling} connections (take {needed})")
+    # 1.3 × 25,000 fits 32,768, and so does every power of two of both: no upper bound to apply.
+    with_rest = (ceiling * 13 + 9) // 10
+    return max(_SLOTS_MIN, 1 << (with_rest - 1).bit_length())
