@@ -85,9 +85,10 @@ class Namespace:
             return subprocess.Popen(command, preexec_fn=partial(die_with_parent, os.getpid()), **options)
 
     def run(self, command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[Any]:
-        """Run a command in the namespace to its end; a status other than 0 raises."""
+        """Run a command in the namespace to its end; a status other than 0 raises, unless `check` is False."""
         with self:
-            return subprocess.run(command, check=True, preexec_fn=partial(die_with_parent, os.getpid()), **options)
+            options.setdefault("check", True)
+            return subprocess.run(command, preexec_fn=partial(die_with_parent, os.getpid()), **options)
 
     def close(self) -> None:
         if self.fd >= 0:

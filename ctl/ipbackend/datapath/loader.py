@@ -38,7 +38,7 @@ class Program:
         number = fingerprint((source / "abi.h").read_text() + (source / "maps.h").read_text())
         self._refuse_other_maps(run_directory, number, buckets)
         self._bpf = self._compile(source, buckets)
-        names = [path.name for path in self._pins.iterdir() if path.is_file() and "." not in path.name]
+        names = _pinned_maps(self._pins)
         temporary = run_directory / f"{FILE}.tmp"
         temporary.write_text(describe(self._bpf, names, number))
         temporary.rename(run_directory / FILE)
@@ -109,13 +109,18 @@ def pinned_program(run_directory: Path, name: str) -> int | None:
 def unpin(run_directory: Path) -> list[str]:
     """Take away all pins and the layouts; the kernel frees what is not attached. Returns the maps' names."""
     pins = run_directory / PINS
-    names = [path.name for path in pins.iterdir() if path.is_file()] if pins.is_dir() else []
+    names = _pinned_maps(pins)
     for path in [*pins.glob(f"{PROGRAMS}/*"), *(pins / name for name in names)]:
         path.unlink()
     if (pins / PROGRAMS).is_dir():
         (pins / PROGRAMS).rmdir()
     (run_directory / FILE).unlink(missing_ok=True)
-    return sorted(names)
+    return names
+
+
+def _pinned_maps(pins: Path) -> list[str]:
+    """The names of what is pinned there; with a dot in the name it is the kernel's own."""
+    return sorted(path.name for path in pins.glob("*") if path.is_file() and "." not in path.name)
 
 
 def _mount_bpffs(directory: Path) -> None:

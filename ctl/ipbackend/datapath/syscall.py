@@ -5,6 +5,7 @@ raises OSError. Attribute layouts: `union bpf_attr` in linux/bpf.h.
 """
 
 import ctypes
+import errno
 import mmap
 import os
 import platform
@@ -36,10 +37,12 @@ class MapInfo:
 
 
 def _call(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
-    result: int = _libc.syscall(_NUMBER[platform.machine()], command, attributes, len(attributes))
-    if result < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return result
+    while True:
+        result: int = _libc.syscall(_NUMBER[platform.machine()], command, attributes, len(attributes))
+        if result >= 0:
+            return result
+        if ctypes.get_errno() != errno.EINTR:  # a signal ends a test run early: again, as PEP 475 has it
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def _bpf(command: int, attributes: bytes) -> int:

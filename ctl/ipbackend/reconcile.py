@@ -1,0 +1,161 @@
+"""Brings maps, addresses and routes to what a configuration says, from whatever is there. It knows no files or signals.
+
+The configuration says what is wanted, the kernel says what is. Maps come before addresses, so that no packet
+to a VIP ever reaches the gateway's own services; addresses leave before maps for the same reason.
+"""
+
+import logging
+from collections.abc import Iterable
+from ipaddress import IPv4Address
+
+from ipbackend.datapath.tables import Tables
+from ipbackend.errors import DatapathError, NetworkError
+from ipbackend.model import Configuration
+from ipbackend.network import Interface, Neighbour, Network, Route
+from ipbackend.plan import Entries, HopKey, NextHop, Step, diff, hop_of, hops, plan
+
+log = logging.getLogger(__name__)
+
+_SHOWN = 20  # changes that are logged one by one; more are counted
+
+
+class Reconciler:
+    """Applies configurations to one gateway's kernel."""
+
+    def __init__(self, network: Network, tables: Tables) -> None:
+        self._network = network
+        self._tables = tables
+        self.entries = tables.read()
+
+    def check(self, configuration: Configuration) -> None:
+        """DatapathError: what is loaded stands against this configuration (slots are SNAT addresses and ports)."""
+        have = {address: entry.index for address, entry in self.entries.addresses.items() if entry.role.name == "SNAT"}
+        want = {address: index for index, address in enumerate(configuration.gateway.snat_addresses)}
+        if have and have != want:
+            raise DatapathError(
+                f"gateway.snat_addresses: {', '.join(map(str, have))} are loaded and carry connections "
+                "(keep them, or `ipbackend unload` and run again: its connections end)"
+            )
+
+    def unresolved(self, configuration: Configuration) -> list[IPv4Address]:
+        """Next hops that are not known at the moment; the kernel is asked to look for them."""
+        ways = self._ways(configuration, self._links(configuration))
+        return [hop.address for hop, way in ways.items() if not way.resolved]
+
+    def plan(self, configuration: Configuration) -> Entries:
+        """What the maps should hold as things are now; raises where that cannot be, and changes nothing."""
+        return plan(configuration, self._ways(configuration, self._links(configuration)), self.entries)
+
+    def apply(self, configuration: Configuration) -> None:
+        """Bring everything up to date. What is refused is refused before anything changes."""
+        links = self._links(configuration)
+        want = self.plan(configuration)
+        self._remove_addresses(configuration, links)
+        routes, wanted = self._network.routes(), _routes(configuration, links)
+        added = [str(route.cidr) for route in wanted if self._network.add_route(route)]
+        _report("route", "added", added)
+        if added:
+            want = self.plan(configuration)  # the way to a member may have changed with its route
+        self._carry_out(diff(self.entries, want), want)
+        _report("route", "removed", [str(route.cidr) for route in routes - wanted if self._network.remove_route(route)])
+        self._add_addresses(configuration, links)
+
+    def _remove_addresses(self, configuration: Configuration, links: dict[str, Interface]) -> None:
+        wanted = _addresses(configuration, links)
+        names = {link.index: link for link in links.values()}
+        for one in self._network.addresses():
+            if one.ours and (one.address, one.interface) not in wanted:
+                self._network.remove_address(one.address, names[one.interface])
+                _report("address", "removed", [f"{one.address} from {names[one.interface].name}"])
+
+    def _add_addresses(self, configuration: Configuration, links: dict[str, Interface]) -> None:
+        for (address, _), link in _addresses(configuration, links).items():
+            if self._network.add_address(address, link):
+                _report("address", "added", [f"{address} on {link.name}"])
+
+    def _carry_out(self, steps: list[Step], want: Entries) -> None:
+        try:
+            for step in steps:
+                self._tables.apply(step)
+        except BaseException:
+            self.entries = self._tables.read()
+            raise
+        self.entries = want
+        _report("data plane", "changed", [f"{step.action} {step.table} {_name(step)}" for step in steps])
+
+    def _links(self, configuration: Configuration) -> dict[str, Interface]:
+        links = self._network.interfaces()
+        missing = [name for name in configuration.gateway.interfaces if name not in links]
+        if missing:
+            raise NetworkError(
+                f"gateway.interfaces: there is no interface {', '.join(missing)} (there are {', '.join(sorted(links))})"
+            )
+        return links
+
+    def _ways(self, configuration: Configuration, links: dict[str, Interface]) -> dict[HopKey, NextHop]:
+        """The neighbours as the kernel knows them; it is asked to look for those it does not, or not for long."""
+        neighbours = self._network.neighbours()
+        before = {(hop.interface, hop.address): hop for hop in self.entries.next_hops.values()}
+        mtus = self._mtus(configuration, links)
+        ways = {}
+        for hop in hops(configuration):
+            link = links[hop.interface]
+            neighbour = neighbours.get((hop.address, link.index))
+            if link.up and (neighbour is None or neighbour.dormant):
+                self._network.resolve(hop.address, link.index)
+            way = _way(link, hop, neighbour, before.get((link.index, hop.address)), mtus[hop])
+            ways[hop] = way
+        return ways
+
+    def _mtus(self, configuration: Configuration, links: dict[str, Interface]) -> dict[HopKey, int]:
+        """Bytes of IP that may be sent through each neighbour: what the route to one member behind it says."""
+        members = {hop_of(configuration, key.address): key.address for key in configuration.endpoints()}
+        return {
+            hop: links[hop.interface].mtu if hop.address == member else self._path_mtu(member, links[hop.interface])
+            for hop, member in members.items()
+        }
+
+    def _path_mtu(self, member: IPv4Address, link: Interface) -> int:
+        try:
+            return self._network.path_mtu(member)
+        except NetworkError:  # no route yet: ours will go out by this interface
+            return link.mtu
+
+
+def _way(link: Interface, hop: HopKey, neighbour: Neighbour | None, before: NextHop | None, mtu: int) -> NextHop:
+    """The next hop as it is now; one that the kernel has only forgotten, or looks for again, stays as it was."""
+    if neighbour and neighbour.usable:
+        return NextHop(link.index, hop.address, neighbour.mac, link.mac, mtu, link.up)
+    forgotten = neighbour is None or not neighbour.dormant
+    if before and before.resolved and forgotten:
+        return NextHop(link.index, hop.address, before.destination, link.mac, mtu, link.up)
+    return NextHop(link.index, hop.address, source=link.mac, mtu=mtu)
+
+
+def _routes(configuration: Configuration, links: dict[str, Interface]) -> set[Route]:
+    return {
+        Route(cidr, network.next_hop, links[network.interface].index)
+        for network in configuration.networks.values()
+        if network.next_hop
+        for cidr in network.cidrs
+    }
+
+
+def _addresses(configuration: Configuration, links: dict[str, Interface]) -> dict[tuple[IPv4Address, int], Interface]:
+    gateway = configuration.gateway
+    wanted = [(balancer.vip, balancer.interface) for balancer in configuration.load_balancers.values()]
+    wanted += [(address, gateway.snat_interface) for address in gateway.snat_addresses]
+    return {(address, links[name].index): links[name] for address, name in wanted}
+
+
+def _name(step: Step) -> str:
+    key = getattr(step.value, "key", step.key)
+    return f"{key[0]}:{key[1]}/{key[2]}" if isinstance(key, tuple) else str(getattr(step.value, "address", key))
+
+
+def _report(what: str, done: str, which: Iterable[str]) -> None:
+    names = list(which)
+    for name in names[:_SHOWN]:
+        log.info("%s %s: %s", what, done, name)
+    if len(names) > _SHOWN:
+        log.info("%s %s: %d more", what, done, len(names) - _SHOWN)

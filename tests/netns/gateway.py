@@ -1,0 +1,108 @@
+"""The gateway program in the lab: the real daemon as a process of its own, and the real command line beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tests.netns.lab import Lab
+
+CONFIGURATION = (Path(__file__).parent / "lab.toml").read_text()
+COMMAND = (sys.executable, "-c", "from ipbackend.cli import main; main()")
+
+
+class Gateway:
+    """`ipbackend run` in the lab's gateway namespace, with a run directory of its own below /run."""
+
+    def __init__(self, lab: Lab, configuration: str = CONFIGURATION, name: str = "gateway") -> None:
+        self._lab = lab
+        self.run_directory = Path("/run", name)
+        self.run_directory.mkdir(parents=True, exist_ok=True)
+        self.path = self.run_directory / "wanted.toml"
+        self.path.write_text(configuration)
+        self._log = self.run_directory / "log"
+        self.process: subprocess.Popen[Any] | None = None
+
+    def __enter__(self) -> Gateway:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self.command("unload")
+
+    def start(self, deadline: float = 30.0) -> None:
+        """Start the daemon and return when it tells that it is ready, as it tells systemd."""
+        path = self.run_directory / "notify"
+        path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, self._log.open("ab") as log:
+            ready.bind(str(path))
+            environment = {**os.environ, "NOTIFY_SOCKET": str(path), "IPBACKEND_RUN_DIR": str(self.run_directory)}
+            command = (*COMMAND, "run", "--config", str(self.path))
+            self.process = self._lab["gateway"].popen(command, env=environment, stderr=log, stdin=subprocess.DEVNULL)
+            end = time.monotonic() + deadline
+            while time.monotonic() < end and self.process.poll() is None:
+                if select.select([ready], [], [], 0.05)[0] and ready.recv(64) == b"READY=1":
+                    return
+        raise RuntimeError(f"the gateway did not start:\n{self.log()}")
+
+    def log(self) -> str:
+        """All that the daemon has said so far."""
+        return self._log.read_text()
+
+    def reload(self, configuration: str, deadline: float = 30.0) -> str:
+        """Have the daemon take another configuration; returns what it says of it, taken or refused."""
+        said = len(self.log())
+        self.path.write_text(configuration)
+        assert self.process is not None
+        self.process.send_signal(signal.SIGHUP)
+        end = time.monotonic() + deadline
+        while time.monotonic() < end:
+            answer = self.log()[said:]
+            if f"{self.path} re" in answer:  # reloaded or refused: the last it says, or the line before the reasons
+                return answer
+            time.sleep(0.002)
+        raise TimeoutError(f"the gateway did not say what became of the reload:\n{self.log()}")
+
+    def stop(self) -> None:
+        """End the daemon as systemd would; its data plane goes on."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(timeout=10)
+            self.process = None
+
+    def kill(self) -> None:
+        """End it without warning."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(timeout=10)
+        self.process = None
+
+    def command(self, *arguments: str) -> str:
+        """What `ipbackend ARGUMENTS` prints on the gateway; a status other than 0 raises."""
+        return self.ask(*arguments, check=True).stdout
+
+    def ask(self, *arguments: str, check: bool = False) -> subprocess.CompletedProcess[str]:
+        """The same, with its status and errors."""
+        environment = {**os.environ, "IPBACKEND_RUN_DIR": str(self.run_directory)}
+        done = self._lab["gateway"].run(
+            (*COMMAND, *arguments), env=environment, capture_output=True, text=True, check=False
+        )
+        if check and done.returncode:
+            raise RuntimeError(f"ipbackend {' '.join(arguments)}: status {done.returncode}\n{done.stdout}{done.stderr}")
+        return done
+
+    def json(self, *arguments: str) -> Any:
+        """The same as data."""
+        return json.loads(self.command(*arguments, "--output", "json"))
