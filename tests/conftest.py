@@ -1,8 +1,10 @@
-"""What all tests share: tests that need root are skipped without it, but in CI they fail rather than skip."""
+"""What all tests share: a /run of their own, and that tests which need root fail in CI rather than be skipped."""
 
 import os
 
 import pytest
+
+from tests.netns.lab import private_mounts
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -10,3 +12,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if "CI" in os.environ:
             pytest.fail("needs root, and in CI nothing may be skipped", pytrace=False)
         pytest.skip("needs root: sudo make test")
+
+
+@pytest.fixture(scope="session")
+def own_run() -> None:
+    """Pins and run directories in a /run that ends with this process, however it ends."""
+    private_mounts()

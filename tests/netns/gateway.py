@@ -57,6 +57,12 @@ class Gateway:
                     return
         raise RuntimeError(f"the gateway did not start:\n{self.log()}")
 
+    @property
+    def pid(self) -> int:
+        """The daemon's process id."""
+        assert self.process is not None
+        return self.process.pid
+
     def log(self) -> str:
         """All that the daemon has said so far."""
         return self._log.read_text()

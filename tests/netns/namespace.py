@@ -40,6 +40,11 @@ class _Homes(threading.local):
         self.fds: list[int] = []
 
 
+def _child() -> dict[str, Any]:
+    """How children start: dying with us, and out of reach of a terminal's Ctrl-C, which is for us to act on."""
+    return {"preexec_fn": partial(die_with_parent, os.getpid()), "start_new_session": True}
+
+
 class Namespace:
     """A network namespace without a name; `with namespace:` moves the calling thread into it."""
 
@@ -82,13 +87,13 @@ class Namespace:
     def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
         """Start a command in the namespace; it is killed when this process ends."""
         with self:
-            return subprocess.Popen(command, preexec_fn=partial(die_with_parent, os.getpid()), **options)
+            return subprocess.Popen(command, **_child(), **options)
 
     def run(self, command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[Any]:
         """Run a command in the namespace to its end; a status other than 0 raises, unless `check` is False."""
         with self:
             options.setdefault("check", True)
-            return subprocess.run(command, preexec_fn=partial(die_with_parent, os.getpid()), **options)
+            return subprocess.run(command, **_child(), **options)
 
     def close(self) -> None:
         if self.fd >= 0:
