@@ -5,22 +5,33 @@ is refused is a ConfigurationError with all its problems, each `where: what (rem
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
-from itertools import chain, combinations, count, product
-from typing import Annotated, Any, ClassVar, NamedTuple, get_type_hints
+from itertools import combinations, count, product
+from typing import Annotated, NamedTuple
 
 from ipbackend.errors import ConfigurationError, suggestion
-from ipbackend.sizing import CEILING_MAX, CEILING_PER_SNAT, SNAT_COUNTS, snat_addresses_for
+from ipbackend.rules import (
+    Checked,
+    disjoint,
+    each,
+    is_interface,
+    is_name,
+    is_narrow_unicast,
+    is_unicast,
+    not_empty,
+    snat_count,
+    unique,
+    within,
+)
+from ipbackend.sizing import CEILING_MAX, CEILING_PER_SNAT, snat_addresses_for
 
 MEMBERS_MAX = 512
 GATEWAY_CONNECTIONS_MAX = 16_000_000
 VXLAN_PORT = 4789
-PREFIX_MIN = 8
 RFC_1918 = (IPv4Network("10.0.0.0/8"), IPv4Network("172.16.0.0/12"), IPv4Network("192.168.0.0/16"))
-NOT_UNICAST = tuple(IPv4Network(cidr) for cidr in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "240.0.0.0/4"))
 
 
 class Protocol(StrEnum):
@@ -59,106 +70,20 @@ def place(within: str, name: str) -> str:
     return f"{within}.{key}" if within else key
 
 
-# --- Rules of a single value, hung on its type: each yields what is wrong with it, and the remedy.
-
-Rule = Callable[[Any], Iterator[str]]
-
-
-def _within(low: int, high: int) -> Rule:
-    def rule(value: int) -> Iterator[str]:
-        if not low <= value <= high:
-            yield f"{value} is out of range (write {low} to {high})"
-
-    return rule
-
-
-def _name(value: str) -> Iterator[str]:
-    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,63}", value):
-        yield f"{value!r} is not a name (write 1 to 63 of A-Z a-z 0-9 _ . -)"
-
-
-def _interface(value: str) -> Iterator[str]:
-    if not re.fullmatch(r"[!-.0-9;-~]{1,15}", value) or value in (".", ".."):
-        yield f"{value!r} is not the name of an interface (`ip link` shows them)"
-
-
-def _unicast(value: IPv4Address) -> Iterator[str]:
-    if any(value in block for block in NOT_UNICAST):
-        yield f"{value} is not a usable unicast address (take one that a host can have)"
-
-
-def _narrow_unicast(value: IPv4Network) -> Iterator[str]:
-    if value.prefixlen < PREFIX_MIN:
-        yield f"{value} would swallow the way to the clients (write CIDRs of /{PREFIX_MIN} or narrower)"
-    elif any(value.overlaps(block) for block in NOT_UNICAST):
-        yield f"{value} is not unicast (write the CIDRs that members live in)"
-
-
-def _not_empty(values: tuple[object, ...]) -> Iterator[str]:
-    if not values:
-        yield "there are none (write at least one)"
-
-
-def _unique(values: tuple[object, ...]) -> Iterator[str]:
-    for value in dict.fromkeys(value for value in values if values.count(value) > 1):
-        yield f"{str(value)!r} is there more than once (write it once)"
-
-
-def _disjoint(values: tuple[IPv4Network, ...]) -> Iterator[str]:
-    for one, other in combinations(values, 2):
-        if one.overlaps(other):
-            yield f"{other} overlaps {one} (write the wider one only)"
-
-
-def _snat_count(values: tuple[object, ...]) -> Iterator[str]:
-    if len(values) not in SNAT_COUNTS:
-        yield f"{len(values)} addresses cannot be used (write 1, 2 or 4: each carries {CEILING_PER_SNAT})"
-
-
-def _each(rule: Rule) -> Rule:
-    return lambda values: chain.from_iterable(map(rule, values))
-
-
-Name = Annotated[str, _name]
-Port = Annotated[int, _within(1, 65_535)]
-
-
-class _Checked:
-    """Is not made with a field that breaks a rule of its type, or with a `_conflict` between fields."""
-
-    _rules: ClassVar[list[tuple[str, Rule]]]
-
-    def __init_subclass__(cls) -> None:
-        hints = get_type_hints(cls, include_extras=True)
-        cls._rules = [(name, rule) for name, hint in hints.items() for rule in getattr(hint, "__metadata__", ())]
-
-    @classmethod
-    def wrong(cls, values: Mapping[str, object]) -> list[str]:
-        """What is wrong with each of `values`, fields of this class, by itself."""
-        set_values = [(name, rule, values[name]) for name, rule in cls._rules if values.get(name) is not None]
-        return [f"{name}: {what}" for name, rule, value in set_values for what in rule(value)]
-
-    def __post_init__(self) -> None:
-        if problems := [*self.wrong(vars(self)), *self._conflict()]:
-            raise ConfigurationError(*problems)
-
-    def _conflict(self) -> Iterator[str]:
-        yield from ()
-
-
-# --- The objects.
+Name = Annotated[str, is_name]
+Port = Annotated[int, within(1, 65_535)]
 
 
 @dataclass(frozen=True)
-class Gateway(_Checked):
+class Gateway(Checked):
     """This machine: where XDP is attached, what it uses as a source, and what it is sized for."""
 
-    interfaces: Annotated[tuple[str, ...], _not_empty, _unique, _each(_interface)]
-    snat_addresses: Annotated[tuple[IPv4Address, ...], _snat_count, _unique, _each(_unicast)]
+    interfaces: Annotated[tuple[str, ...], not_empty, unique, each(is_interface)]
+    snat_addresses: Annotated[tuple[IPv4Address, ...], snat_count, unique, each(is_unicast)]
     snat_interface: str = ""  # has the SNAT addresses; the last of the interfaces unless named
-    max_connections: Annotated[int, _within(1_000, GATEWAY_CONNECTIONS_MAX)] = 1_000_000
+    max_connections: Annotated[int, within(1_000, GATEWAY_CONNECTIONS_MAX)] = 1_000_000
     attach_mode: AttachMode = AttachMode.AUTO
-    private_ranges: Annotated[tuple[IPv4Network, ...], _not_empty] = RFC_1918
+    private_ranges: Annotated[tuple[IPv4Network, ...], not_empty] = RFC_1918
 
     def __post_init__(self) -> None:
         if not self.snat_interface and self.interfaces:
@@ -172,14 +97,14 @@ class Gateway(_Checked):
 
 
 @dataclass(frozen=True)
-class Network(_Checked):
+class Network(Checked):
     """Where members live and how they are reached."""
 
     name: Name
     kind: NetworkKind
-    cidrs: Annotated[tuple[IPv4Network, ...], _not_empty, _disjoint, _each(_narrow_unicast)]
+    cidrs: Annotated[tuple[IPv4Network, ...], not_empty, disjoint, each(is_narrow_unicast)]
     interface: str
-    next_hop: Annotated[IPv4Address | None, _unicast] = None  # None is on the link
+    next_hop: Annotated[IPv4Address | None, is_unicast] = None  # None is on the link
 
     def _conflict(self) -> Iterator[str]:
         if self.kind is NetworkKind.LOCAL and self.next_hop:
@@ -189,17 +114,17 @@ class Network(_Checked):
 
 
 @dataclass(frozen=True)
-class LoadBalancer(_Checked):
+class LoadBalancer(Checked):
     """The owner of a VIP, which lives on `interface`."""
 
     name: Name
-    vip: Annotated[IPv4Address, _unicast]
+    vip: Annotated[IPv4Address, is_unicast]
     interface: str
     ip_target_enable: bool = False
 
 
 @dataclass(frozen=True)
-class Listener(_Checked):
+class Listener(Checked):
     """A port of a load balancer's VIP, and the pool that serves it."""
 
     name: Name
@@ -207,7 +132,7 @@ class Listener(_Checked):
     protocol: Protocol
     port: Port
     pool: str
-    idle_timeout: Annotated[int, _within(10, 4_000)] = 300  # seconds
+    idle_timeout: Annotated[int, within(10, 4_000)] = 300  # seconds
 
     def _conflict(self) -> Iterator[str]:
         if self.protocol is Protocol.UDP and self.port == VXLAN_PORT:
@@ -215,20 +140,20 @@ class Listener(_Checked):
 
 
 @dataclass(frozen=True)
-class Member(_Checked):
+class Member(Checked):
     """An address and a port that serve a pool; `max_connections` is the ceiling of the endpoint they are."""
 
     address: IPv4Address
     port: Port
-    weight: Annotated[int, _within(0, 100)] = 1
-    max_connections: Annotated[int, _within(1, CEILING_MAX)] = CEILING_MAX
+    weight: Annotated[int, within(0, 100)] = 1
+    max_connections: Annotated[int, within(1, CEILING_MAX)] = CEILING_MAX
 
     def __str__(self) -> str:
         return f"{self.address}:{self.port}"
 
 
 @dataclass(frozen=True)
-class Pool(_Checked):
+class Pool(Checked):
     """Members and how one is chosen; with none, clients are refused at once."""
 
     name: Name

@@ -4,6 +4,7 @@ BCC asks for the running kernel's source, which gateways often lack. The data pl
 handful of small files and links to the C library's kernel headers (Debian: linux-libc-dev) do instead.
 """
 
+import platform
 from pathlib import Path
 
 from ipbackend.errors import DatapathError
@@ -45,7 +46,8 @@ _UAPI = Path("/usr/include")
 
 def make_header_tree(directory: Path) -> Path:
     """Write the tree below `directory` and return it; a DatapathError says which package is missing."""
-    multiarch = next(iter(sorted(_UAPI.glob("*-linux-gnu/asm"))), _UAPI / "asm")
+    multiarch = _UAPI / f"{platform.machine()}-linux-gnu" / "asm"  # Debian's place for it
+    multiarch = multiarch if multiarch.is_dir() else _UAPI / "asm"
     links = {"linux": _UAPI / "linux", "asm-generic": _UAPI / "asm-generic", "asm": multiarch}
     for name, text in _FILES.items():
         path = directory / name

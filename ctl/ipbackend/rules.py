@@ -1,0 +1,104 @@
+"""Rules of a single value, hung on a field's type: each yields what is wrong with it, and the remedy."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from ipaddress import IPv4Address, IPv4Network
+from itertools import chain, combinations
+from typing import Any, ClassVar, get_type_hints
+
+from ipbackend.errors import ConfigurationError
+from ipbackend.sizing import CEILING_PER_SNAT, SNAT_COUNTS
+
+PREFIX_MIN = 8
+NOT_UNICAST = tuple(IPv4Network(cidr) for cidr in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "240.0.0.0/4"))
+
+Rule = Callable[[Any], Iterator[str]]
+
+
+def within(low: int, high: int) -> Rule:
+    """A whole number from `low` to `high`."""
+
+    def rule(value: int) -> Iterator[str]:
+        if not low <= value <= high:
+            yield f"{value} is out of range (write {low} to {high})"
+
+    return rule
+
+
+def is_name(value: str) -> Iterator[str]:
+    """What a thing may be called."""
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,63}", value):
+        yield f"{value!r} is not a name (write 1 to 63 of A-Z a-z 0-9 _ . -)"
+
+
+def is_interface(value: str) -> Iterator[str]:
+    """What the kernel takes as an interface's name."""
+    if not re.fullmatch(r"[!-.0-9;-~]{1,15}", value) or value in (".", ".."):
+        yield f"{value!r} is not the name of an interface (`ip link` shows them)"
+
+
+def is_unicast(value: IPv4Address) -> Iterator[str]:
+    """An address that a host can have."""
+    if any(value in block for block in NOT_UNICAST):
+        yield f"{value} is not a usable unicast address (take one that a host can have)"
+
+
+def is_narrow_unicast(value: IPv4Network) -> Iterator[str]:
+    """A CIDR of hosts, and not half the world."""
+    if value.prefixlen < PREFIX_MIN:
+        yield f"{value} would swallow the way to the clients (write CIDRs of /{PREFIX_MIN} or narrower)"
+    elif any(value.overlaps(block) for block in NOT_UNICAST):
+        yield f"{value} is not unicast (write the CIDRs that members live in)"
+
+
+def not_empty(values: tuple[object, ...]) -> Iterator[str]:
+    """At least one."""
+    if not values:
+        yield "there are none (write at least one)"
+
+
+def unique(values: tuple[object, ...]) -> Iterator[str]:
+    """None twice."""
+    for value in dict.fromkeys(value for value in values if values.count(value) > 1):
+        yield f"{str(value)!r} is there more than once (write it once)"
+
+
+def disjoint(values: tuple[IPv4Network, ...]) -> Iterator[str]:
+    """No address in two of them."""
+    for one, other in combinations(values, 2):
+        if one.overlaps(other):
+            yield f"{other} overlaps {one} (write the wider one only)"
+
+
+def snat_count(values: tuple[object, ...]) -> Iterator[str]:
+    """As many as slots can be told apart by."""
+    if len(values) not in SNAT_COUNTS:
+        yield f"{len(values)} addresses cannot be used (write 1, 2 or 4: each carries {CEILING_PER_SNAT})"
+
+
+def each(rule: Rule) -> Rule:
+    """The rule for each of several values."""
+    return lambda values: chain.from_iterable(map(rule, values))
+
+
+class Checked:
+    """Is not made with a field that breaks a rule of its type, or with a `_conflict` between fields."""
+
+    _rules: ClassVar[list[tuple[str, Rule]]]
+
+    def __init_subclass__(cls) -> None:
+        hints = get_type_hints(cls, include_extras=True)
+        cls._rules = [(name, rule) for name, hint in hints.items() for rule in getattr(hint, "__metadata__", ())]
+
+    @classmethod
+    def wrong(cls, values: Mapping[str, object]) -> list[str]:
+        """What is wrong with each of `values`, fields of this class, by itself."""
+        set_values = [(name, rule, values[name]) for name, rule in cls._rules if values.get(name) is not None]
+        return [f"{name}: {what}" for name, rule, value in set_values for what in rule(value)]
+
+    def __post_init__(self) -> None:
+        if problems := [*self.wrong(vars(self)), *self._conflict()]:
+            raise ConfigurationError(*problems)
+
+    def _conflict(self) -> Iterator[str]:
+        yield from ()
