@@ -17,6 +17,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 from ipbackend.errors import ConfigurationError, suggestion
 from ipbackend.model import Configuration, Draft, Gateway, Listener, LoadBalancer, Network, Pool, place
 
+RUNNING = "config.toml"  # below the run directory: a copy of what is in force
+
 SECTIONS: dict[str, type] = {
     "networks": Network,
     "load_balancers": LoadBalancer,

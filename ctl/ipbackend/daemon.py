@@ -28,7 +28,6 @@ from ipbackend.reconcile import Reconciler
 
 log = logging.getLogger(__name__)
 
-RUNNING = "config.toml"  # a copy of the configuration in force, below the run directory
 TICK = 1.0  # seconds between sweeps
 REFRESH = 5.0  # seconds after which everything is compared with the kernel, events or none
 SETTLE = 0.2  # seconds that netlink events are gathered
@@ -67,6 +66,7 @@ class Daemon:
         log.info("data plane loaded in %.1f s, %s", time.monotonic() - started, "taken over" if earlier else "fresh")
         self._settle(maps)
         self._maps, self._tables = maps, Tables(maps, program.sweep)
+        self._tables.drop_unused_pools()
         self._reconciler = Reconciler(self._network, self._tables)
         self._reconciler.check(self._configuration)
         self._reconciler.plan(self._configuration)
@@ -115,9 +115,9 @@ class Daemon:
 
     def _keep_copy(self) -> None:
         """What is in force, for everyone who looks: whole or not at all."""
-        temporary = self._run_directory / f"{RUNNING}.tmp"
+        temporary = self._run_directory / f"{config.RUNNING}.tmp"
         temporary.write_bytes(self._path.read_bytes())
-        temporary.rename(self._run_directory / RUNNING)
+        temporary.rename(self._run_directory / config.RUNNING)
 
     def _loop(self, wakeup: socket.socket) -> None:
         with selectors.DefaultSelector() as selector:
@@ -188,7 +188,7 @@ def unload(run_directory: Path) -> list[str]:
         ]
         done += [f"route {route.cidr} removed" for route in network.routes() if network.remove_route(route)]
         done += [f"map {name} removed" for name in unpin(run_directory)]
-        (run_directory / RUNNING).unlink(missing_ok=True)
+        (run_directory / config.RUNNING).unlink(missing_ok=True)
     return done
 
 

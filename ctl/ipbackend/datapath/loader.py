@@ -13,17 +13,11 @@ from ipbackend.datapath.layout import FILE, Layouts, describe, fingerprint
 from ipbackend.datapath.maps import PINS
 from ipbackend.datapath.source import bpf_directory, expand
 from ipbackend.errors import DatapathError
+from ipbackend.sizing import flow_index_buckets
 
 ENTRY, OPEN, SWEEP = "ipbackend", "ipbackend_open", "ipbackend_sweep"
 PROGRAMS = "programs"  # the folder of their pins, beside the maps'
 _BPFFS_MAGIC = 0xCAFE4A11
-_BUCKET_ENTRIES = 8
-_SPARSENESS = 4  # entries of the flow index for each connection: a full bucket stays unlikely
-
-
-def flow_index_buckets(connections: int) -> int:
-    """The power of two of buckets that holds so many connections with room to spare."""
-    return 1 << (connections * _SPARSENESS // _BUCKET_ENTRIES - 1).bit_length()
 
 
 class Program:

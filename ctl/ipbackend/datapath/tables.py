@@ -60,21 +60,33 @@ class Tables:
 
     def read(self) -> Entries:
         """What the maps hold now."""
+        listeners = {
+            ListenerKey(ip_from_map(key.vip), socket.ntohs(key.port), _PROTOCOLS[key.protocol]): Listener(
+                value.id, value.pool, value.idle_timeout
+            )
+            for key, value in self._maps["listeners"].items()
+        }
         return Entries(
             addresses={
                 ip_from_map(key): Address(Role(value.role), value.index)
                 for key, value in self._maps["addresses"].items()
             },
-            listeners={
-                ListenerKey(ip_from_map(key.vip), socket.ntohs(key.port), _PROTOCOLS[key.protocol]): Listener(
-                    value.id, value.pool, value.idle_timeout
-                )
-                for key, value in self._maps["listeners"].items()
+            listeners=listeners,
+            pools={number: self._pool(number) for number in {listener.pool for listener in listeners.values()}},
+            endpoints={
+                number: self._endpoint(number)
+                for _, number in self._maps["endpoints_by_addr"].items()
+                if self._maps["endpoints"].memory()[number].slots
             },
-            pools={number: self._pool(number) for number, _ in self._maps["pools"].items()},
-            endpoints={number: self._endpoint(number) for _, number in self._maps["endpoints_by_addr"].items()},
             next_hops=self._next_hops(),
         )
+
+    def drop_unused_pools(self) -> None:
+        """Pools that no listener points to, left by a controller that died between two steps."""
+        used = {listener.pool for _, listener in self._maps["listeners"].items()}
+        for number, _ in list(self._maps["pools"].items()):
+            if number not in used:
+                self._maps["pools"].delete(number)
 
     def sweep(self, endpoint: int, mode: SweepMode, listener: int = 0) -> tuple[int, int]:
         """Look at all slots of an endpoint; returns how many connections ended and how many slots rested enough."""

@@ -1,0 +1,31 @@
+"""`ipbackend audit`: whether counts, queues and the flow index agree with the slots."""
+
+from pathlib import Path
+
+import click
+
+from ipbackend.cli import output as out
+from ipbackend.cli.view import opened
+from ipbackend.datapath import audit as books
+
+
+@click.command()
+@out.choice
+@click.pass_context
+def audit(ctx: click.Context, output: out.Format) -> None:
+    """Check that the data plane's books balance.
+
+    Prints `clean`, or every difference with exit status 1. Under traffic a connection may be between two
+    books: look again before believing a difference.
+
+    Example: ipbackend audit
+    """
+    run_directory: Path = ctx.obj
+    with opened(run_directory) as maps:
+        problems = books.audit(maps)
+    if output is out.Format.JSON:
+        out.show_json(problems)
+    else:
+        click.echo("\n".join(problems) or "clean")
+    if problems:
+        ctx.exit(1)

@@ -1,0 +1,61 @@
+"""`ipbackend check`: whether a file can be run, and what it would take. It touches nothing but the file."""
+
+from pathlib import Path
+
+import click
+
+from ipbackend import config
+from ipbackend.cli import output as out
+from ipbackend.model import Configuration
+from ipbackend.sizing import Required, flow_index_buckets, slots_for
+
+BYTES_PER_SLOT = 72  # 64 of the connection, 8 of the ring of free slots
+BYTES_PER_BUCKET = 64
+MIB = 1 << 20
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@out.choice
+def check(file: Path, output: out.Format) -> None:
+    """Check a configuration file.
+
+    Prints what it would take, or every problem with exit status 1.
+
+    Example: ipbackend check /etc/ipbackend/gateway.toml
+    """
+    configuration = config.load(file)
+    counts = {
+        "load_balancers": len(configuration.load_balancers),
+        "listeners": len(configuration.listeners),
+        "pools": len(configuration.pools),
+        "members": sum(len(pool.members) for pool in configuration.pools.values()),
+        "networks": len(configuration.networks),
+    }
+    required, memory = _required(configuration), memory_of(configuration)
+    if output is out.Format.JSON:
+        addresses = {"total": required.total, "parts": required.parts}
+        out.show_json({**counts, "addresses_required": addresses, "memory_bytes": memory})
+        return
+    parts = ", ".join(f"{part} {count}" for part, count in required.parts.items())
+    click.echo(f"{file}: valid")
+    click.echo(", ".join(f"{what.replace('_', ' ')} {count}" for what, count in counts.items()))
+    click.echo(f"addresses required: {required.total} ({parts})")
+    click.echo(f"memory of the tables: {memory / MIB:.1f} MiB")
+
+
+def _required(configuration: Configuration) -> Required:
+    """What this one gateway uses: its SNAT addresses are written down, however few would do."""
+    parts = {
+        "vip": len(configuration.load_balancers),
+        "health_check": 1,
+        "snat": len(configuration.gateway.snat_addresses),
+    }
+    return Required(sum(parts.values()), parts)
+
+
+def memory_of(configuration: Configuration) -> int:
+    """Bytes of the tables that grow with connections: slots and flow index."""
+    snat = len(configuration.gateway.snat_addresses)
+    slots = sum(slots_for(member.max_connections, snat) for member in configuration.endpoints().values())
+    return slots * BYTES_PER_SLOT + flow_index_buckets(configuration.gateway.max_connections) * BYTES_PER_BUCKET
