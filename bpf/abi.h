@@ -33,7 +33,7 @@ enum verdict {
 	REJECT_NO_MEMBER,	/* the listener's pool has no member that can be reached */
 	REJECT_ALL_FULL,	/* every member is at its ceiling */
 
-	DROP_MALFORMED,		/* lengths that lie or do not suffice */
+	DROP_MALFORMED,		/* lengths that lie or do not suffice, or a sender that is none */
 	DROP_FRAGMENT,		/* a fragment */
 	DROP_ICMP,		/* ICMP other than an echo request */
 	DROP_PROTOCOL,		/* neither TCP, UDP nor ICMP */

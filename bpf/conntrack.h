@@ -106,6 +106,16 @@ static __always_inline bool find_flow(__u64 hash, const struct tuple *tuple, enu
 	       find_in_bucket(second_bucket(hash), hash, tuple, last, not_at, flow);
 }
 
+/* Out of the index and free; false: someone else changed the state meanwhile, and the slot is theirs. */
+static __always_inline bool vacate(struct connection *connection, __u64 have, place at)
+{
+	if (!change_state(connection, have, with_phase(have, SLOT_BUSY)))
+		return false;
+	index_delete(hash_of_connection(connection), at);
+	set_state(connection, next_generation(have, SLOT_FREE));
+	return true;
+}
+
 /* The slot goes to the end of its queue first: whoever is admitted after us finds one there. */
 static __always_inline void release(__u32 endpoint, __u32 slot)
 {
@@ -119,12 +129,15 @@ static __always_inline void release(__u32 endpoint, __u32 slot)
 	__sync_fetch_and_add(&its_load->active, -1);
 }
 
-/* Where a packet's TCP flags lead from `state`; UDP stays where it is. */
+/*
+ * Where a packet's TCP flags lead from `state`; UDP stays where it is. A slot that someone fills, empties or
+ * has not confirmed yet is theirs: closing it behind their back would release it twice.
+ */
 static __always_inline __u64 next_state(__u32 flags, __u64 state, __u64 fin)
 {
 	__u64 phase = state & STATE_PHASE;
 
-	if (phase == SLOT_CLOSED)
+	if (phase < SLOT_SYN_SENT || phase == SLOT_CLOSED)
 		return state;
 	if (flags & TCP_RST)
 		return with_phase(state, SLOT_CLOSED);

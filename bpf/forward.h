@@ -56,12 +56,10 @@ static __always_inline enum verdict to_member(struct packet *pkt, const struct f
 /* To a VIP: on through its connection, if there is one. */
 static __always_inline enum verdict from_client(struct packet *pkt, struct flow *flow, struct way_out *out)
 {
-	__u64 hash = hash_of(&pkt->tuple);
-
-	if (!find_flow(hash, &pkt->tuple, SLOT_CLOSED, NOWHERE, flow))
+	if (!find_flow(hash_of(&pkt->tuple), &pkt->tuple, SLOT_CLOSED, NOWHERE, flow))
 		return NEXT_STEP;
 	if ((flow->state & STATE_PHASE) == SLOT_CLOSED && opens(pkt)) {
-		index_delete(hash, flow->at);	/* the tuple's next connection begins */
+		vacate(flow->connection, flow->state, flow->at);	/* the tuple's next connection begins */
 		return NEXT_STEP;
 	}
 	return to_member(pkt, flow, out);
@@ -164,6 +162,8 @@ static __always_inline enum verdict open_or_refuse(struct packet *pkt)
 		return verdict;
 	if (pkt->tcp_flags & TCP_RST)
 		return DROP_NO_CONNECTION;
+	if (has_false_sender(pkt))
+		return DROP_MALFORMED;
 	key.vip = pkt->tuple.daddr;
 	key.port = pkt->tuple.dport;
 	key.protocol = pkt->tuple.protocol;

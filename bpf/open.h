@@ -54,14 +54,15 @@ static __always_inline bool confirm(struct flow *flow, __u64 hash, const struct 
 	int i;
 
 	for (i = 0; i < RIVAL_TRIES; i++) {
-		if (!find_flow(hash, tuple, SLOT_CLOSING, flow->at, rival))
-			break;
+		if (!find_flow(hash, tuple, SLOT_CLOSING, flow->at, rival)) {
+			flow->state = with_phase(have, phase);
+			return change_state(flow->connection, have, flow->state);
+		}
 		if ((rival->state & STATE_PHASE) != SLOT_PENDING || rival->at < flow->at)
 			return false;
 		change_state(rival->connection, rival->state, with_phase(rival->state, SLOT_CANCELLED));
 	}
-	flow->state = with_phase(have, phase);
-	return change_state(flow->connection, have, flow->state);
+	return false;		/* more rivals than that: better none than two */
 }
 
 static __always_inline enum verdict open(const struct packet *pkt, const struct listener *listener,

@@ -69,16 +69,25 @@ static __always_inline enum verdict parse_transport(struct packet *pkt)
 	__u32 length = bpf_ntohs(ip->tot_len);
 	void *transport = (void *)ip + header;
 
+	if (pkt->eth->h_dest[0] & 1)
+		return DROP_MALFORMED;	/* a broadcast frame around a unicast datagram (RFC 1122, 3.3.6) */
 	if (ip->version != 4 || header < sizeof(*ip) || length < header)
 		return DROP_MALFORMED;
 	if ((void *)ip + length > pkt->end)
 		return DROP_MALFORMED;
-	if (ip->ttl <= 1)
-		return DROP_TTL;
 	if (ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS | IP_OFFSET))
 		return DROP_FRAGMENT;
 	pkt->length = length;
 
+	if (ip->protocol == IPPROTO_ICMP) {
+		struct icmphdr *icmp = transport;
+
+		if ((void *)(icmp + 1) > pkt->end || length < header + sizeof(*icmp))
+			return DROP_MALFORMED;
+		return icmp->type == ICMP_ECHO ? PASS_ECHO : DROP_ICMP;
+	}
+	if (ip->ttl <= 1)	/* not so an echo: it goes no further than here */
+		return DROP_TTL;
 	if (ip->protocol == IPPROTO_TCP) {
 		struct tcphdr *tcp = transport;
 
@@ -107,14 +116,15 @@ static __always_inline enum verdict parse_transport(struct packet *pkt)
 		pkt->tuple.dport = udp->dest;
 		return NEXT_STEP;
 	}
-	if (ip->protocol == IPPROTO_ICMP) {
-		struct icmphdr *icmp = transport;
-
-		if ((void *)(icmp + 1) > pkt->end || length < header + sizeof(*icmp))
-			return DROP_MALFORMED;
-		return icmp->type == ICMP_ECHO ? PASS_ECHO : DROP_ICMP;
-	}
 	return DROP_PROTOCOL;
+}
+
+/* Sent by no single host (RFC 1812, 5.3.7), or by one that uses an address of ours: no one to answer to. */
+static __always_inline bool has_false_sender(const struct packet *pkt)
+{
+	__u8 first = *(const __u8 *)&pkt->tuple.saddr;
+
+	return first == 0 || first == 127 || first >= 224 || addresses.lookup((__be32 *)&pkt->tuple.saddr);
 }
 
 static __always_inline bool is_tcp(const struct packet *pkt)

@@ -33,6 +33,17 @@ static __always_inline bool passed(__u32 i, __u32 end)
 	return i >= end;
 }
 
+/* The smallest that is not less than `number`, up to MAX_MEMBERS. */
+static __always_inline __u32 power_of_two(__u32 number)
+{
+	number--;
+	number |= number >> 1;
+	number |= number >> 2;
+	number |= number >> 4;
+	number |= number >> 8;
+	return number + 1;
+}
+
 static __always_inline __u32 pool_word(void *pool, __u32 index)
 {
 	__u32 *word = bpf_map_lookup_elem(pool, &index);
@@ -42,13 +53,15 @@ static __always_inline __u32 pool_word(void *pool, __u32 index)
 
 /*
  * A passed-over member's turn is used up by drawing again, so the others share it by their weights.
- * When that finds no one, each member is looked at once: refused only if none has room.
+ * When that finds no one, each member is looked at once: refused only if none has room. The order is another
+ * one each time (i * odd + offset goes through all residues of a power of two once), or else the first one
+ * behind a row of full members would take all of their turns.
  */
 static __always_inline __u32 choose(void *pool, struct cursor *cursor, __u32 members, __u32 length,
 				    __u64 *ceilings)
 {
-	__u32 endpoint, index, *member;
-	__u64 turn = 0;
+	__u32 endpoint, index, *member, places, random;
+	__u64 turn;
 	int i;
 
 	for (i = 0; i < DRAWS && !passed(i, length); i++) {
@@ -61,8 +74,13 @@ static __always_inline __u32 choose(void *pool, struct cursor *cursor, __u32 mem
 		if (endpoint)
 			return endpoint;
 	}
-	for (i = 0; i < MAX_MEMBERS && !passed(i, members); i++) {
-		endpoint = with_room(pool, (turn + i) % members, ceilings);
+	places = power_of_two(members);
+	random = bpf_get_prandom_u32();
+	for (i = 0; i < MAX_MEMBERS && !passed(i, places); i++) {
+		index = (i * (random | 1) + (random >> 16)) & (places - 1);
+		if (index >= members)
+			continue;
+		endpoint = with_room(pool, index, ceilings);
 		if (endpoint)
 			return endpoint;
 	}

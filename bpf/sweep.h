@@ -36,7 +36,7 @@ static __always_inline void sweep_slot(struct sweep *sweep, __u32 at, const stru
 	__u32 endpoint = sweep->endpoint, slot = sweep->slot;
 	struct connection *connection = connection_at(endpoint, slot);
 	struct endpoint_count *count;
-	__u64 have, busy, phase;
+	__u64 have, phase;
 
 	if (!connection)
 		return;
@@ -44,11 +44,8 @@ static __always_inline void sweep_slot(struct sweep *sweep, __u32 at, const stru
 	phase = have & STATE_PHASE;
 	if (phase < SLOT_SYN_SENT || !is_due(connection, phase, at, settings, sweep))
 		return;
-	busy = with_phase(have, SLOT_BUSY);
-	if (!change_state(connection, have, busy))
+	if (!vacate(connection, have, place_of(endpoint, slot)))
 		return;		/* a packet changed it meanwhile: the next round sees */
-	index_delete(hash_of_connection(connection), place_of(endpoint, slot));
-	set_state(connection, next_generation(have, SLOT_FREE));
 	if (phase == SLOT_CLOSED) {
 		sweep->rested++;
 		return;

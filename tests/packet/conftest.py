@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import struct
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
+from scapy.layers.inet import TCP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from ipbackend.abi import Road, Verdict
+from ipbackend.abi import Phase, Road, SweepMode, Verdict
 from ipbackend.config import parse
 from ipbackend.datapath import syscall
 from ipbackend.datapath.audit import audit
@@ -21,8 +26,11 @@ from ipbackend.datapath.maps import Maps
 from ipbackend.datapath.tables import Tables
 from ipbackend.model import Configuration
 from ipbackend.plan import Entries, NextHop, diff, hops, plan
+from ipbackend.sizing import FIRST_SNAT_PORT
 from tests.netns.lab import private_mounts
 from tests.packet import cast
+from tests.packet.cast import Flow
+from tests.packet.driver import Driver
 
 RUN = Path("/run/ipbackend")
 
@@ -49,12 +57,19 @@ class Dataplane:
         self.program = program
         self.maps = maps
         self.tables = Tables(maps, program.sweep)
+        self.settings = maps["gateway"].memory()[0]  # live
         self.entries = Entries()
-        self.unresolved: set[IPv4Address] = set()
-        self.mtu = 1500
-        self.member_interface = 2
+        self.reset()
 
-    def configure(self, configuration: str | Configuration) -> None:
+    def reset(self) -> None:
+        """Next hops and timeouts as every test finds them; `configure` uses the next hops."""
+        self.unresolved: set[IPv4Address] = set()
+        self.mtu = cast.MTU
+        self.member_interface = cast.MEMBER_INTERFACE
+        self.settings.syn_sent_timeout, self.settings.syn_received_timeout = 5, 15
+        self.settings.closing_timeout, self.settings.rest = 20, 60
+
+    def configure(self, configuration: str | Configuration = cast.CONFIGURATION) -> None:
         """Apply a configuration as the daemon would, with next hops that need no network."""
         if isinstance(configuration, str):
             configuration = parse(configuration, "test")
@@ -69,62 +84,147 @@ class Dataplane:
             )
             for hop in hops(configuration)
         }
-        self.apply(plan(configuration, ways, self.entries))
-
-    def apply(self, want: Entries) -> None:
+        want = plan(configuration, ways, self.entries)
         for step in diff(self.entries, want):
             self.tables.apply(step)
         self.entries = want
 
-    def verdicts(self) -> dict[Verdict, int]:
-        return {verdict: sum(self.maps["verdicts"].get(int(verdict))) for verdict in Verdict}
+    def start_anew(self) -> None:
+        """Endpoints, all of whose slots are free, as if just made: queues in order, counters at 0."""
+        for number, endpoint in self.entries.endpoints.items():
+            ring = self.maps["free_slots"].inner(number)
+            assert ring is not None
+            ring.bytes[:] = struct.pack(f"{endpoint.slots}Q", *range(1, endpoint.slots + 1))
+            load = self.maps["load"].memory()[number]
+            load.head, load.tail = 0, endpoint.slots
+            self._zero("endpoint_counts", number)
+        for pool in self.entries.pools:
+            self.maps["cursors"].memory()[pool].position = 0
+        for listener in self.entries.listeners.values():
+            self._zero("listener_counts", listener.id)
+
+    def _zero(self, table: str, number: int) -> None:
+        values = self.maps[table].get(number)
+        syscall.update(self.maps[table].fd, struct.pack("I", number), bytes(sum(len(bytes(one)) for one in values)))
+
+    def verdicts(self) -> Counter[Verdict]:
+        """How many packets ended in each verdict so far; the difference of two is what lies between."""
+        return Counter({verdict: sum(self.maps["verdicts"].get(int(verdict))) for verdict in Verdict})
 
     def run(self, packet: Packet | bytes) -> Result:
-        """One packet from the wire, on interface 1 (BPF_PROG_TEST_RUN's lo)."""
+        """One packet from the wire, on CLIENT_INTERFACE."""
         before = self.verdicts()
-        action, left, _ = syscall.run(self.program.entry, bytes(packet), 1)
-        changed = [verdict for verdict, count in self.verdicts().items() if count != before[verdict]]
-        assert len(changed) == 1, f"counted under {changed}"
+        action, left, _ = syscall.run(self.program.entry, bytes(packet))
+        changed = self.verdicts() - before
+        assert changed.total() == 1, f"counted under {changed}"
         name = ("ABORTED", "DROP", "PASS", "TX", "REDIRECT")[action]
-        return Result(changed[0], name, Ether(left))
+        return Result(changed.most_common()[0][0], name, Ether(left))
 
-    def active(self, member: str = cast.MEMBER, port: int = cast.MEMBER_PORT) -> int:
-        number = self.endpoint(member, port)
-        return int(self.maps["load"].memory()[number].active)
+    def open(self, packet: Packet = cast.SYN) -> Flow:
+        """The connection that this packet opens."""
+        result = self.run(packet)
+        assert result.verdict is Verdict.FORWARD_OPENED
+        return Flow.of(packet, result.packet)
+
+    def establish(self, packet: Packet = cast.SYN) -> Flow:
+        """The TCP connection that this SYN begins, after its handshake."""
+        flow = self.open(packet)
+        self.run(flow.reply(flags="SA"))
+        self.run(flow.request(flags="A"))
+        assert self.phase(flow) is Phase.ESTABLISHED
+        return flow
 
     def endpoint(self, member: str = cast.MEMBER, port: int = cast.MEMBER_PORT, protocol: str = "TCP") -> int:
         sought = (IPv4Address(member), port, protocol)
         return next(number for number, endpoint in self.entries.endpoints.items() if endpoint.key == sought)
 
-    def connection(self, slot: int, endpoint: int | None = None):
-        memory = self.maps["conntrack"].inner(self.endpoint() if endpoint is None else endpoint)
+    def load(self, member: str = cast.MEMBER, port: int = cast.MEMBER_PORT, protocol: str = "TCP") -> Any:
+        """Live: the endpoint's active connections and ceiling."""
+        return self.maps["load"].memory()[self.endpoint(member, port, protocol)]
+
+    def slot(self, flow: Flow) -> int:
+        return (flow.snat_port - FIRST_SNAT_PORT) * len(cast.SNATS) + cast.SNATS.index(flow.snat)
+
+    def connection(self, flow: Flow) -> Any:
+        """Live: the conntrack entry that carries the flow."""
+        protocol = "TCP" if flow.kind is TCP else "UDP"
+        memory = self.maps["conntrack"].inner(self.endpoint(flow.member, flow.member_port, protocol))
         assert memory is not None
-        return memory[slot]
+        return memory[self.slot(flow)]
+
+    def phase(self, flow: Flow) -> Phase:
+        return Phase(self.connection(flow).state & 0xFF)
+
+    def phases(self, endpoint: int) -> bytes:
+        """Of all slots of the endpoint."""
+        memory = self.maps["conntrack"].inner(endpoint)
+        assert memory is not None
+        return bytes(memory.column("state"))
+
+    def sweep(self, mode: SweepMode = SweepMode.EXPIRED) -> tuple[int, int]:
+        """All endpoints in use: how many connections ended, how many slots were rested."""
+        used = [number for number in self.entries.endpoints if any(self.phases(number))]
+        results = [self.tables.sweep(number, mode) for number in used]
+        return sum(ended for ended, _ in results), sum(rested for _, rested in results)
+
+    def count(self, table: str, number: int, field: str) -> int:
+        """A counter of a listener or an endpoint, over all CPUs."""
+        return sum(getattr(one, field) for one in self.maps[table].get(number))
 
 
 @pytest.fixture(scope="session")
 def loaded() -> Iterator[Dataplane]:
-    """Compiled and loaded once for all tests, with a hash key and timeouts as the daemon sets them."""
+    """Compiled and loaded once for all tests, with a hash key as the daemon draws one."""
     with contextlib.suppress(RuntimeError):  # another fixture of this process has made them
         private_mounts()
     program = Program(RUN, 200_000)
     with Maps(RUN) as maps:
         settings = maps["gateway"].memory()[0]
-        settings.hash_key = tuple(range(0x1234567890ABCDE1, 0x1234567890ABCDE1 + 5 * 0x1111111111111, 0x1111111111111))
+        secret = Random(1)
+        settings.hash_key = tuple(secret.getrandbits(64) for _ in range(5))
         settings.snat_shift = 2
-        settings.syn_sent_timeout, settings.syn_received_timeout = 5, 15
-        settings.closing_timeout, settings.rest = 15, 60
         maps["roads"].set(int(Road.OPEN), program.open)
         yield Dataplane(program, maps)
     program.close()
 
 
 @pytest.fixture
-def dataplane(loaded: Dataplane) -> Iterator[Dataplane]:
-    """The usual cast configured; afterwards the books must balance, and nothing may be left."""
-    loaded.unresolved, loaded.mtu, loaded.member_interface = set(), 1500, 2
-    loaded.configure(cast.CONFIGURATION)
+def unconfigured(loaded: Dataplane) -> Iterator[Dataplane]:
+    """Configured as it happens to be: for tests that begin with a configuration of their own.
+
+    Afterwards the books must balance, and everything be given back.
+    """
+    loaded.reset()
     yield loaded
-    assert audit(loaded.maps) == []
-    loaded.apply(replace(Entries()))
-    assert audit(loaded.maps) == []
+    problems = audit(loaded.maps)
+    loaded.sweep(SweepMode.ENDPOINT)
+    left = audit(loaded.maps)
+    if problems or left:
+        _start_over(loaded)
+    assert problems == []
+    assert left == []
+
+
+@pytest.fixture
+def dataplane(unconfigured: Dataplane) -> Dataplane:
+    """The usual cast configured, and no connection."""
+    unconfigured.configure()
+    unconfigured.start_anew()
+    return unconfigured
+
+
+def _start_over(dataplane: Dataplane) -> None:
+    """No test shall fail for another's mess: fresh tables and an empty index."""
+    for step in diff(dataplane.entries, Entries()):
+        dataplane.tables.apply(step)
+    dataplane.entries = Entries()
+    index = dataplane.maps["flow_index"].memory().bytes
+    index[:] = bytes(len(index))
+
+
+@pytest.fixture(scope="session")
+def driver(loaded: Dataplane) -> Iterator[Driver]:
+    """Packets made in the kernel, for races and for numbers."""
+    driver = Driver(loaded.program.entry)
+    yield driver
+    driver.close()

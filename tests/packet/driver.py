@@ -1,0 +1,133 @@
+"""A program in the kernel that makes the next packet and hands it to the data plane: races happen at full speed.
+
+It knows the shape of a bare TCP segment and nothing of what becomes of it: the verdicts' counters tell.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from bcc import BPF  # noqa: TID251 - a program beside the data plane, not a part of it
+
+from ipbackend.datapath import syscall
+from ipbackend.datapath.headers import make_header_tree
+from ipbackend.datapath.tables import ip_to_map
+from tests.packet import cast
+
+FRAME = 54  # Ethernet, IPv4 and TCP without options
+SYN, RST = 0x02, 0x04
+TUPLES_PER_CLIENT = 1 << 15
+
+_TEXT = """
+#include <uapi/linux/bpf.h>
+#include <uapi/linux/if_ether.h>
+#include <uapi/linux/in.h>
+#include <uapi/linux/ip.h>
+#include <uapi/linux/tcp.h>
+
+struct orders {
+	u32 first;		/* tuple of the first packet */
+	u32 span;		/* that many tuples, round and round */
+	u32 next;		/* which of them is next */
+	u32 destination;
+	u16 port;
+	u8 flags;
+	u8 pad;
+};
+
+struct frame {
+	struct ethhdr eth;
+	struct iphdr ip;
+	struct tcphdr tcp;
+} __attribute__((packed));
+
+BPF_TABLE("array", u32, struct orders, orders, 64);	/* by CPU */
+BPF_PROG_ARRAY(entry, 1);
+
+/* Written whole each time: the packet comes back as the data plane left it. */
+int drive(struct xdp_md *ctx)
+{
+	struct frame *frame = (void *)(long)ctx->data;
+	u32 cpu = bpf_get_smp_processor_id(), tuple;
+	struct orders *order = orders.lookup(&cpu);
+
+	if ((void *)(frame + 1) > (void *)(long)ctx->data_end || !order)
+		return XDP_ABORTED;
+	tuple = order->first + order->next;
+	order->next = order->next + 1 < order->span ? order->next + 1 : 0;
+	__builtin_memset(frame, 0, sizeof(*frame));
+	frame->eth.h_dest[0] = 2;
+	frame->eth.h_source[0] = 2;
+	frame->eth.h_proto = bpf_htons(ETH_P_IP);
+	frame->ip.version = 4;
+	frame->ip.ihl = 5;
+	frame->ip.tot_len = bpf_htons(sizeof(frame->ip) + sizeof(frame->tcp));
+	frame->ip.ttl = 64;
+	frame->ip.protocol = IPPROTO_TCP;
+	frame->ip.saddr = bpf_htonl(0x64400000 + (tuple >> 15));
+	frame->ip.daddr = order->destination;
+	frame->tcp.source = bpf_htons(1024 + (tuple & 0x7fff));
+	frame->tcp.dest = order->port;
+	frame->tcp.doff = 5;
+	((u8 *)&frame->tcp)[13] = order->flags;
+	entry.call(ctx, 0);
+	return XDP_ABORTED;
+}
+"""
+
+
+@dataclass(frozen=True)
+class Burst:
+    """Packets that one CPU sends: `packets` with these TCP flags, of tuples `first` up to `first + span` in turn."""
+
+    packets: int
+    flags: int
+    first: int = 0
+    span: int = 0  # 0: as many tuples as packets
+
+
+class Driver:
+    """Sends bursts through a data plane's entry program."""
+
+    def __init__(self, entry_program: int) -> None:
+        with tempfile.TemporaryDirectory(prefix="ipbackend-") as headers:
+            os.environ["BCC_KERNEL_SOURCE"] = str(make_header_tree(Path(headers)))
+            self._bpf = BPF(text=_TEXT.encode(), cflags=["-D__LINUX_BPF_H__"])
+            del os.environ["BCC_KERNEL_SOURCE"]
+        self._program = self._bpf.load_func(b"drive", BPF.XDP).fd
+        syscall.update(self._bpf[b"entry"].map_fd, bytes(4), entry_program.to_bytes(4, "little"))
+        self.cpus = sorted(os.sched_getaffinity(0))
+
+    def send(self, *bursts: Burst, vip: str = cast.VIP, port: int = 80) -> None:
+        """One burst for each CPU, all at the same time; returns when all are sent."""
+        assert len(bursts) <= len(self.cpus), "a burst needs a CPU of its own"
+        start = threading.Barrier(len(bursts))
+        threads = [
+            threading.Thread(target=self._send, args=(start, cpu, burst, vip, port))
+            for cpu, burst in zip(self.cpus, bursts, strict=False)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _send(self, start: threading.Barrier, cpu: int, burst: Burst, vip: str, port: int) -> None:
+        os.sched_setaffinity(0, {cpu})
+        orders = self._bpf[b"orders"]
+        orders[cpu] = orders.Leaf(
+            first=burst.first,
+            span=burst.span or burst.packets,
+            destination=ip_to_map(IPv4Address(vip)),
+            port=int.from_bytes(port.to_bytes(2, "big"), "little"),
+            flags=burst.flags,
+        )
+        start.wait()
+        syscall.run(self._program, bytes(FRAME), burst.packets)
+
+    def close(self) -> None:
+        self._bpf.cleanup()

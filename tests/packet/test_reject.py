@@ -1,0 +1,175 @@
+"""What a client is told that gets no connection, and who is told nothing."""
+
+from ipaddress import IPv4Address
+
+import pytest
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP
+
+from ipbackend.abi import Verdict
+from tests.packet.cast import CLIENT, CONFIGURATION, MEMBER, QUERY, SYN, UDP_MEMBER, from_client, pool_of, to_client
+from tests.packet.compare import assert_same
+
+
+def reset(**fields):
+    """A RST as the gateway sends it; `fields` are of TCP."""
+    return to_client(id=0, flags="DF") / TCP(window=0, **fields)
+
+
+def unreachable(offending):
+    """ICMP port unreachable around the first bytes of a datagram."""
+    quoted = bytes(offending[IP])[: offending[IP].ihl * 4 + 8]
+    return to_client(id=0, flags="DF") / ICMP(type=3, code=3) / quoted
+
+
+def built(packet):
+    """With every field filled in, as it is on the wire."""
+    return type(packet)(bytes(packet))
+
+
+@pytest.mark.parametrize("payload", [b"", b"x", b"fast open"])
+def test_a_syn_to_no_listener_is_reset(dataplane, payload):
+    """RFC 9293, 3.10.7.1: sequence 0, acknowledging all that the segment takes, its SYN included."""
+    result = dataplane.run(from_client() / TCP(sport=40000, dport=82, flags="S", seq=1000) / payload)
+
+    assert (result.verdict, result.action) == (Verdict.REJECT_NO_LISTENER, "TX")
+    assert_same(result.packet, reset(sport=82, dport=40000, flags="RA", seq=0, ack=1001 + len(payload)))
+
+
+def test_sequence_numbers_wrap(dataplane):
+    result = dataplane.run(from_client() / TCP(sport=40000, dport=82, flags="SF", seq=0xFFFFFFFF) / b"x")
+
+    assert_same(result.packet, reset(sport=82, dport=40000, flags="RA", seq=0, ack=2))
+
+
+@pytest.mark.parametrize("flags", ["A", "PA", "SA", "FA"])
+def test_a_segment_of_no_connection_is_reset(dataplane, flags):
+    """With an ACK the reset takes its sequence number from it."""
+    result = dataplane.run(from_client() / TCP(sport=40000, dport=80, flags=flags, seq=5, ack=77) / b"data")
+
+    assert result.verdict is Verdict.REJECT_NO_CONNECTION
+    assert_same(result.packet, reset(sport=80, dport=40000, flags="R", seq=77))
+
+
+@pytest.mark.parametrize(("flags", "length"), [("", 4), ("F", 5), ("SF", 6), ("P", 4)])
+def test_a_segment_without_ack_is_acknowledged(dataplane, flags, length):
+    result = dataplane.run(from_client() / TCP(sport=40000, dport=80, flags=flags, seq=5) / b"data")
+
+    assert result.verdict is Verdict.REJECT_NO_CONNECTION
+    assert_same(result.packet, reset(sport=80, dport=40000, flags="RA", seq=0, ack=5 + length))
+
+
+@pytest.mark.parametrize("flags", ["R", "RA", "SR", "FR"])
+@pytest.mark.parametrize("port", [80, 82])
+def test_no_reset_answers_a_reset(dataplane, flags, port):
+    result = dataplane.run(from_client() / TCP(sport=40000, dport=port, flags=flags))
+
+    assert (result.verdict, result.action) == (Verdict.DROP_NO_CONNECTION, "DROP")
+
+
+@pytest.mark.parametrize("words", [1, 10])
+def test_a_reset_has_no_options_of_the_segment(dataplane, words):
+    options = [IPOption_NOP()] * 4 * words
+    segment = TCP(sport=40000, dport=82, flags="S", seq=9, options=[("MSS", 1460), ("SAckOK", b"")])
+    result = dataplane.run(from_client(options=options) / segment / b"four")
+
+    assert result.verdict is Verdict.REJECT_NO_LISTENER
+    assert_same(result.packet, reset(sport=82, dport=40000, flags="RA", seq=0, ack=14))
+
+
+@pytest.mark.parametrize("padding", [0, 6])
+@pytest.mark.parametrize("words", [0, 1, 10])
+@pytest.mark.parametrize("payload", [b"", b"x", bytes(999)])
+def test_a_datagram_to_no_listener_is_unreachable(dataplane, payload, words, padding):
+    """The error quotes what was sent, options and all, but neither payload nor padding."""
+    sent = built(from_client(options=[IPOption_NOP()] * 4 * words, ttl=9) / UDP(sport=40000, dport=82) / payload)
+    result = dataplane.run(bytes(sent) + bytes(padding))
+
+    assert (result.verdict, result.action) == (Verdict.REJECT_NO_LISTENER, "TX")
+    assert_same(result.packet, unreachable(sent))
+
+
+def test_a_padded_reset_is_bare(dataplane):
+    result = dataplane.run(bytes(from_client() / TCP(sport=40000, dport=82, flags="S")) + bytes(6))
+
+    assert_same(result.packet, reset(sport=82, dport=40000, flags="RA", seq=0, ack=1))
+
+
+@pytest.mark.parametrize("opening", [SYN, QUERY], ids=["TCP", "UDP"])
+def test_all_full(dataplane, opening):
+    """The 51st is told at once, and counted at its listener."""
+    flows = []
+    for port in range(50):
+        packet = opening.copy()
+        packet.payload.payload.sport = 1000 + port
+        flows.append(dataplane.open(packet))
+    listener = dataplane.connection(flows[0]).listener
+    refused = dataplane.count("listener_counts", listener, "refused")
+    result = dataplane.run(opening)
+
+    assert (result.verdict, result.action) == (Verdict.REJECT_ALL_FULL, "TX")
+    if opening is SYN:
+        assert_same(result.packet, reset(sport=80, dport=40000, flags="RA", seq=0, ack=1))
+    else:
+        assert_same(result.packet, unreachable(built(opening)))
+    assert dataplane.count("listener_counts", listener, "refused") == refused + 1
+
+
+def test_room_is_used_at_once(dataplane):
+    """At the ceiling a reset makes room for exactly one."""
+    flows = []
+    for port in range(50):
+        syn = SYN.copy()
+        syn[TCP].sport = 1000 + port
+        flows.append(dataplane.open(syn))
+    dataplane.run(flows[0].request(flags="R"))
+
+    assert dataplane.run(SYN).verdict is Verdict.FORWARD_OPENED
+    assert dataplane.run(from_client() / TCP(sport=7, dport=80, flags="S")).verdict is Verdict.REJECT_ALL_FULL
+
+
+def test_an_empty_pool(dataplane):
+    tcp = dataplane.run(from_client() / TCP(sport=40000, dport=81, flags="S"))
+    dataplane.configure(CONFIGURATION.replace('{ address = "192.168.50.10", port = 5353, max_connections = 50 }', ""))
+    udp = dataplane.run(QUERY)
+
+    assert tcp.verdict is Verdict.REJECT_NO_MEMBER
+    assert_same(tcp.packet, reset(sport=81, dport=40000, flags="RA", seq=0, ack=1))
+    assert udp.verdict is Verdict.REJECT_NO_MEMBER
+    assert_same(udp.packet, unreachable(built(QUERY)))
+
+
+def test_no_member_can_be_reached(dataplane):
+    dataplane.unresolved = {IPv4Address(MEMBER)}
+    dataplane.configure()
+
+    assert dataplane.run(SYN).verdict is Verdict.REJECT_NO_MEMBER
+    assert dataplane.run(QUERY).verdict is Verdict.FORWARD_OPENED
+
+
+def test_others_take_over_from_a_member_out_of_reach(dataplane):
+    dataplane.unresolved = {IPv4Address("10.0.0.21")}
+    dataplane.configure(pool_of('address = "10.0.0.21", port = 8080, weight = 9', 'address = "10.0.0.22", port = 8080'))
+    members = {
+        dataplane.open(from_client(CLIENT) / TCP(sport=port, dport=80, flags="S")).member for port in range(1, 41)
+    }
+
+    assert members == {"10.0.0.22"}
+
+
+def test_one_endpoint_full_and_one_out_of_reach_is_full(dataplane):
+    """It is a ceiling that stands in the way, whoever else is away."""
+    dataplane.unresolved = {IPv4Address("10.0.0.21")}
+    dataplane.configure(
+        pool_of('address = "10.0.0.21", port = 80', 'address = "10.0.0.22", port = 80, max_connections = 1')
+    )
+    dataplane.open(from_client() / TCP(sport=1, dport=80, flags="S"))
+
+    assert dataplane.run(SYN).verdict is Verdict.REJECT_ALL_FULL
+
+
+def test_udp_member_of_the_cast_is_reached_over_its_router(dataplane):
+    dataplane.unresolved = {IPv4Address("10.0.0.3")}
+    dataplane.configure()
+
+    assert UDP_MEMBER.startswith("192.168.50.")
+    assert dataplane.run(QUERY).verdict is Verdict.REJECT_NO_MEMBER

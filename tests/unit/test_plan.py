@@ -1,0 +1,280 @@
+"""From what is wanted to what the maps hold, and the order of the steps between two states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from ipaddress import IPv4Address
+from random import Random
+from typing import Any
+
+import pytest
+
+from ipbackend.abi import Role
+from ipbackend.config import parse
+from ipbackend.errors import ConfigurationError
+from ipbackend.model import Configuration, EndpointKey, Protocol
+from ipbackend.plan import Action, Address, Entries, HopKey, ListenerKey, NextHop, Step, diff, hop_of, hops, plan
+
+INTERFACES = {"eth0": 1, "eth1": 2}
+VIPS = ("10.0.0.100", "10.0.0.110", "10.0.0.120")
+SNATS = ("10.0.0.101", "10.0.0.102", "10.0.0.103", "10.0.0.104")
+
+
+def configuration(pools: dict[str, list[str]], listeners: dict[str, tuple[int, int, str]]) -> Configuration:
+    """Pools by name: members as TOML says them; listeners by name: which VIP, its port, and the pool."""
+    text = f"""
+[gateway]
+interfaces = ["eth0", "eth1"]
+snat_addresses = {list(SNATS)}
+[networks.vpc]
+kind = "local"
+cidrs = ["10.0.0.0/24"]
+[networks.peered]
+kind = "peering"
+cidrs = ["172.16.0.0/16"]
+next_hop = "10.0.0.2"
+"""
+    for vip in sorted({which for which, _, _ in listeners.values()}):
+        text += f'[load_balancers.lb{vip}]\nvip = "{VIPS[vip]}"\nip_target_enable = true\n'
+    for name, members in pools.items():
+        text += f'[pools.{name}]\nprotocol = "TCP"\nmembers = [{", ".join(f"{{ {one} }}" for one in members)}]\n'
+    for name, (vip, port, pool) in listeners.items():
+        text += f'[listeners.{name}]\nload_balancer = "lb{vip}"\nprotocol = "TCP"\nport = {port}\npool = "{pool}"\n'
+    return parse(text, "test")
+
+
+def member(address: str, **more: int) -> str:
+    return ", ".join([f'address = "{address}"', "port = 80", *(f"{key} = {value}" for key, value in more.items())])
+
+
+def planned(wanted: Configuration, have: Entries | None = None, unresolved: tuple[str, ...] = ()) -> Entries:
+    """With next hops as netlink would tell them."""
+    ways = {
+        hop: NextHop(
+            INTERFACES[hop.interface], hop.address, bytes(6), bytes(6), 1500, str(hop.address) not in unresolved
+        )
+        for hop in hops(wanted)
+    }
+    return plan(wanted, ways, have or Entries())
+
+
+SMALL = configuration(
+    {"web": [member("10.0.0.11", weight=2), member("172.16.0.5", max_connections=50)], "idle": []},
+    {"web": (0, 80, "web"), "idle": (1, 80, "idle")},
+)
+
+
+def applied(have: Entries, steps: list[Step]) -> Iterator[tuple[Step, Entries]]:
+    """The state after every step that changes one."""
+    state: dict[str, dict[Any, Any]] = {field.name: dict(getattr(have, field.name)) for field in fields(Entries)}
+    for step in steps:
+        if step.action is Action.SET:
+            state[step.table][step.key] = step.value
+        elif step.action is Action.DELETE:
+            del state[step.table][step.key]
+        yield step, Entries(**{name: dict(table) for name, table in state.items()})
+
+
+def dangling(entries: Entries) -> list[str]:
+    """Everything that points at what is not there."""
+    return [
+        *(
+            f"listener {key} → pool {one.pool}"
+            for key, one in entries.listeners.items()
+            if one.pool not in entries.pools
+        ),
+        *(
+            f"pool {number} → endpoint {endpoint}"
+            for number, pool in entries.pools.items()
+            for endpoint in pool.members
+            if endpoint not in entries.endpoints
+        ),
+        *(
+            f"pool {number}: turn of {turn}"
+            for number, pool in entries.pools.items()
+            for turn in pool.schedule
+            if turn >= len(pool.members)
+        ),
+        *(
+            f"endpoint {number} → next hop {one.next_hop}"
+            for number, one in entries.endpoints.items()
+            if one.next_hop not in entries.next_hops
+        ),
+        *(
+            f"listener {key} on no address of ours"
+            for key in entries.listeners
+            if entries.addresses.get(key.vip) != Address(Role.VIP)
+        ),
+    ]
+
+
+def test_what_a_configuration_comes_to() -> None:
+    entries = planned(SMALL)
+    by_key = {endpoint.key: endpoint for endpoint in entries.endpoints.values()}
+    near = by_key[EndpointKey(IPv4Address("10.0.0.11"), 80, Protocol.TCP)]
+    far = by_key[EndpointKey(IPv4Address("172.16.0.5"), 80, Protocol.TCP)]
+    pool = entries.pools[entries.listeners[ListenerKey(IPv4Address(VIPS[0]), 80, Protocol.TCP)].pool]
+
+    assert (near.ceiling, near.slots, far.ceiling, far.slots) == (100_000, 131_072, 50, 128)
+    assert near.snat == far.snat == tuple(map(IPv4Address, SNATS))
+    assert entries.next_hops[near.next_hop].address == IPv4Address("10.0.0.11")
+    assert entries.next_hops[far.next_hop].address == IPv4Address("10.0.0.2")
+    assert [entries.endpoints[number] for number in pool.members] == [near, far]
+    assert sorted(pool.schedule) == [0, 0, 1]
+    assert {address: value.index for address, value in entries.addresses.items() if value.role is Role.SNAT} == {
+        IPv4Address(snat): index for index, snat in enumerate(SNATS)
+    }
+
+
+def test_no_id_is_zero() -> None:
+    """0 means none, in a flow index entry as in an endpoint's next hop."""
+    entries = planned(SMALL)
+
+    assert 0 not in {*entries.endpoints, *entries.next_hops}
+
+
+def test_the_way_to_a_member() -> None:
+    assert hop_of(SMALL, IPv4Address("10.0.0.11")) == HopKey("eth1", IPv4Address("10.0.0.11"))
+    assert hop_of(SMALL, IPv4Address("172.16.0.5")) == HopKey("eth1", IPv4Address("10.0.0.2"))
+
+
+def test_a_member_out_of_reach_admits_no_one() -> None:
+    entries = planned(SMALL, unresolved=("10.0.0.2",))
+
+    assert {str(one.key.address): one.ceiling for one in entries.endpoints.values()} == {
+        "10.0.0.11": 100_000,
+        "172.16.0.5": 0,
+    }
+
+
+def test_weight_zero_has_no_turn_but_stays_an_endpoint() -> None:
+    wanted = configuration({"web": [member("10.0.0.11", weight=0)]}, {"web": (0, 80, "web")})
+    entries = planned(wanted)
+
+    assert [pool.members for pool in entries.pools.values()] == [()]
+    assert len(entries.endpoints) == 1
+
+
+def test_the_same_again_changes_nothing() -> None:
+    entries = planned(SMALL)
+
+    assert planned(SMALL, entries) == entries
+    assert diff(entries, planned(SMALL, entries)) == []
+
+
+def test_ids_are_kept_over_a_change() -> None:
+    """Of what stays: others come before it in the file and by name, and some go."""
+    have = planned(SMALL)
+    wanted = configuration(
+        {"a-first": [member("10.0.0.5")], "web": [member("10.0.0.9"), member("172.16.0.5", max_connections=50)]},
+        {"a-first": (2, 80, "a-first"), "web": (0, 80, "web")},
+    )
+    want = planned(wanted, have)
+
+    kept = have.endpoints.keys() & want.endpoints.keys()
+    assert {have.endpoints[number].key for number in kept} == {EndpointKey(IPv4Address("172.16.0.5"), 80, Protocol.TCP)}
+    assert all(have.endpoints[number].key == want.endpoints[number].key for number in kept)
+    web = ListenerKey(IPv4Address(VIPS[0]), 80, Protocol.TCP)
+    assert have.listeners[web] == want.listeners[web]
+    for number, hop in want.next_hops.items():
+        assert have.next_hops.get(number, hop).address == hop.address
+
+
+def test_a_pool_that_two_listeners_share_is_one() -> None:
+    shared = configuration({"web": [member("10.0.0.11")]}, {"a": (0, 80, "web"), "b": (1, 80, "web")})
+    entries = planned(shared)
+
+    assert len({one.pool for one in entries.listeners.values()}) == 1
+    assert planned(shared, entries) == entries
+
+
+def test_two_listeners_that_part_get_pools_of_their_own() -> None:
+    """One keeps the id; the other's pool is another one from its first packet on."""
+    shared = configuration({"web": [member("10.0.0.11")]}, {"a": (0, 80, "web"), "b": (1, 80, "web")})
+    parted = configuration(
+        {"web": [member("10.0.0.11")], "new": [member("10.0.0.12")]}, {"a": (0, 80, "web"), "b": (1, 80, "new")}
+    )
+    have = planned(shared)
+    want = planned(parted, have)
+
+    assert len({one.pool for one in want.listeners.values()}) == 2
+    assert set(have.pools) < set(want.pools)
+
+
+def test_a_ceiling_beyond_its_table_is_refused() -> None:
+    """Tables are made once; the message says which, why, and what to do."""
+    small = configuration({"web": [member("10.0.0.11", max_connections=50)]}, {"web": (0, 80, "web")})
+    have = planned(small)
+    within = configuration({"web": [member("10.0.0.11", max_connections=98)]}, {"web": (0, 80, "web")})
+    beyond = configuration({"web": [member("10.0.0.11", max_connections=99)]}, {"web": (0, 80, "web")})
+
+    assert next(iter(planned(within, have).endpoints.values())).ceiling == 98
+    with pytest.raises(ConfigurationError, match=r"10\.0\.0\.11:80/TCP: max_connections 99 .*128 slots.*\(lower it"):
+        planned(beyond, have)
+
+
+def test_a_lower_ceiling_keeps_the_table() -> None:
+    have = planned(SMALL)
+    lower = configuration(
+        {"web": [member("10.0.0.11", max_connections=7)], "idle": []}, {"web": (0, 80, "web"), "idle": (1, 80, "idle")}
+    )
+
+    (endpoint,) = planned(lower, have).endpoints.values()
+    assert (endpoint.ceiling, endpoint.slots) == (7, 131_072)
+
+
+def random_configuration(random: Random) -> Configuration:
+    """Few names and many ways to combine them, so that two of them share some of everything."""
+    addresses = [f"10.0.0.{n}" for n in range(11, 15)] + [f"172.16.0.{n}" for n in range(1, 4)]
+    pools = {
+        f"p{n}": [
+            member(one, weight=random.randint(0, 5), max_connections=50)
+            for one in random.sample(addresses, random.randint(0, 4))
+        ]
+        for n in range(random.randint(1, 4))
+    }
+    places = random.sample([(vip, port) for vip in range(3) for port in (80, 81)], random.randint(0, 5))
+    return configuration(pools, {f"l{vip}-{port}": (vip, port, random.choice([*pools])) for vip, port in places})
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_nothing_points_at_what_is_not_there_after_any_step(seed: int) -> None:
+    """From one configuration to another, next hops coming and going: every packet between two steps finds its way."""
+    random = Random(seed)
+    have = Entries()
+    for _ in range(4):
+        unresolved = tuple(random.sample(["10.0.0.2", "10.0.0.11", "10.0.0.12"], random.randint(0, 2)))
+        want = planned(random_configuration(random), have, unresolved)
+        state = have
+        for step, state in applied(have, diff(have, want)):
+            assert dangling(state) == [], step
+        assert state == want
+        have = want
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_connections_end_when_no_packet_can_open_another(seed: int) -> None:
+    """Listener gone and pools swapped, ceiling 0, packets under way waited for: only then they are ended."""
+    random = Random(seed)
+    have = planned(random_configuration(random))
+    steps = diff(have, planned(random_configuration(random), have))
+    waited = False
+    for step, state in applied(have, steps):
+        waited |= step.action is Action.WAIT
+        if step.action is not Action.END:
+            continue
+        assert waited
+        if step.table == "endpoints":
+            assert state.endpoints[step.key].ceiling == 0  # type: ignore[index]
+            assert not any(step.key in pool.members for pool in state.pools.values())
+        else:
+            assert step.key not in state.listeners
+
+
+def test_a_listeners_connections_end_with_it_but_not_with_a_change_of_its_pool() -> None:
+    have = planned(configuration({"a": [member("10.0.0.11")], "b": []}, {"one": (0, 80, "a"), "two": (0, 81, "a")}))
+    changed = configuration({"a": [member("10.0.0.11")], "b": []}, {"one": (0, 80, "b")})
+    ended = [step.key for step in diff(have, planned(changed, have)) if step.action is Action.END]
+
+    assert ended == [ListenerKey(IPv4Address(VIPS[0]), 81, Protocol.TCP)]
