@@ -197,8 +197,12 @@ struct endpoint_count {
 	__u64 removed;		/* with its member or listener */
 };
 
-/* The packet that the sweep is run on: its orders, its cursor and its result. */
+/*
+ * The frame that the sweep is run on: its orders, its cursor and its result. The sweep is no XDP program, since
+ * each series of runs of one would have the kernel patch its own code (15 ms); any other takes Ethernet.
+ */
 struct sweep {
+	__u8 ethernet[16];	/* of no protocol */
 	__u32 endpoint;
 	__u32 slot;		/* the next one to look at; moves on */
 	__u32 mode;		/* enum sweep_mode */

@@ -68,19 +68,19 @@ int ipbackend_open(struct xdp_md *ctx)
 	return leave(&pkt, verdict);
 }
 
-/* Run by the controller on a packet that is a struct sweep; looks at SWEEP_SLICE slots from its cursor on. */
-int ipbackend_sweep(struct xdp_md *ctx)
+/* Run by the controller on a frame that is a struct sweep; looks at SWEEP_SLICE slots from its cursor on. */
+int ipbackend_sweep(struct __sk_buff *skb)
 {
-	struct sweep *sweep = (void *)(long)ctx->data;
+	struct sweep *sweep = (void *)(long)skb->data;
 	struct gateway *settings = gateway.lookup(&(__u32){ 0 });
 	__u32 at = now();
 	int i;
 
-	if ((void *)(sweep + 1) > (void *)(long)ctx->data_end || !settings)
-		return XDP_DROP;
+	if ((void *)(sweep + 1) > (void *)(long)skb->data_end || !settings)
+		return 0;
 	for (i = 0; i < SWEEP_SLICE; i++) {
 		sweep_slot(sweep, at, settings);
 		sweep->slot++;
 	}
-	return XDP_DROP;
+	return 0;
 }

@@ -80,9 +80,13 @@ static __always_inline enum verdict open(const struct packet *pkt, const struct 
 	void *ring;
 	int i;
 
+	hash = hash_of(&pkt->tuple);
 	verdict = schedule(listener->pool, &endpoint);
-	if (verdict != NEXT_STEP)
+	if (verdict != NEXT_STEP) {	/* the last place may have gone to this very tuple, on another CPU */
+		if (find_flow(hash, &pkt->tuple, SLOT_CLOSING, NOWHERE, flow))
+			return FORWARD_REQUEST;
 		return verdict;
+	}
 
 	member = endpoints.lookup(&endpoint);
 	its_load = load.lookup(&endpoint);
@@ -108,7 +112,6 @@ static __always_inline enum verdict open(const struct packet *pkt, const struct 
 	flow->state = with_phase(flow->state, SLOT_PENDING);
 	set_state(connection, flow->state);
 
-	hash = hash_of(&pkt->tuple);
 	verdict = FORWARD_OPENED;
 	if (!index_insert(hash, flow->at)) {
 		verdict = DROP_INDEX_FULL;

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from ipaddress import IPv4Address
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ipbackend.abi import Role
 from ipbackend.errors import ConfigurationError
@@ -108,8 +108,8 @@ class Step(NamedTuple):
 
     action: Action
     table: str
-    key: Hashable
-    value: object = None
+    key: Any
+    value: Any = None
 
 
 def hop_of(configuration: Configuration, member: IPv4Address) -> HopKey:

@@ -75,8 +75,7 @@ class Reconciler:
 
     def _carry_out(self, steps: list[Step], want: Entries) -> None:
         try:
-            for step in steps:
-                self._tables.apply(step)
+            self._tables.apply(steps)
         except BaseException:
             self.entries = self._tables.read()
             raise

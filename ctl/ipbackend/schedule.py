@@ -7,8 +7,8 @@ from math import gcd
 def weighted_round_robin(weights: Sequence[int]) -> tuple[int, ...]:
     """Indexes of members, each as often as its weight (over the weights' common divisor), evenly spread.
 
-    A member of weight w stands at the middles of w equal parts of the round, so that no one's turns come in a
-    row if others can stand between. Weights are 1 or more; the length is at most their sum.
+    A member of weight w stands at the middles of w equal parts of the round. Weights are 1 or more; the length
+    is at most their sum.
     """
     divisor = gcd(*weights)
     turns = [

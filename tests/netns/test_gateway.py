@@ -142,9 +142,10 @@ def test_a_full_member_is_passed_over_and_a_full_pool_refuses(gateway: Gateway, 
 
 
 def test_full_for_udp_is_told_by_icmp(gateway: Gateway, lab: Lab) -> None:
-    few = CONFIGURATION.replace("max_connections = 1000 }", "max_connections = 1 }")
-    gateway.reload("".join(line for line in few.splitlines(True) if "port = 5353" not in line))  # none is left open
-    gateway.reload(few)
+    nobody = "".join(line for line in CONFIGURATION.splitlines(True) if "port = 5353" not in line)
+    gateway.reload(nobody)  # ends what earlier tests opened
+    gateway.reload(CONFIGURATION)
+    gateway.reload(CONFIGURATION.replace("max_connections = 1000 }", "max_connections = 1 }"))
     clients = [UdpClient(lab["client"], CLIENTS[number], RESOLVER) for number in range(3)]
     with ExitStack() as stack:
         for client in clients:

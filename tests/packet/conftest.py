@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import struct
 from collections import Counter
 from collections.abc import Iterator
@@ -27,7 +26,6 @@ from ipbackend.datapath.tables import Tables
 from ipbackend.model import Configuration
 from ipbackend.plan import Entries, NextHop, diff, hops, plan
 from ipbackend.sizing import FIRST_SNAT_PORT
-from tests.netns.lab import private_mounts
 from tests.packet import cast
 from tests.packet.cast import Flow
 from tests.packet.driver import Driver
@@ -85,8 +83,7 @@ class Dataplane:
             for hop in hops(configuration)
         }
         want = plan(configuration, ways, self.entries)
-        for step in diff(self.entries, want):
-            self.tables.apply(step)
+        self.tables.apply(diff(self.entries, want))
         self.entries = want
 
     def start_anew(self) -> None:
@@ -173,10 +170,8 @@ class Dataplane:
 
 
 @pytest.fixture(scope="session")
-def loaded() -> Iterator[Dataplane]:
+def loaded(own_run: None) -> Iterator[Dataplane]:
     """Compiled and loaded once for all tests, with a hash key as the daemon draws one."""
-    with contextlib.suppress(RuntimeError):  # another fixture of this process has made them
-        private_mounts()
     program = Program(RUN, 200_000)
     with Maps(RUN) as maps:
         settings = maps["gateway"].memory()[0]
@@ -215,8 +210,7 @@ def dataplane(unconfigured: Dataplane) -> Dataplane:
 
 def _start_over(dataplane: Dataplane) -> None:
     """No test shall fail for another's mess: fresh tables and an empty index."""
-    for step in diff(dataplane.entries, Entries()):
-        dataplane.tables.apply(step)
+    dataplane.tables.apply(diff(dataplane.entries, Entries()))
     dataplane.entries = Entries()
     index = dataplane.maps["flow_index"].memory().bytes
     index[:] = bytes(len(index))

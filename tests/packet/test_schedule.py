@@ -84,7 +84,7 @@ def long_pool(dataplane, members: int, *with_room: int) -> None:
     for place, endpoint in zip(with_room, free, strict=True):
         places[place] = endpoint
     dataplane.load("172.16.0.1").ceiling = 0
-    dataplane.tables.apply(Step(Action.SET, "pools", number, Pool(tuple(places), tuple(range(members)))))
+    dataplane.tables.apply([Step(Action.SET, "pools", number, Pool(tuple(places), tuple(range(members))))])
 
 
 @pytest.mark.parametrize("place", [0, 255, 511])

@@ -16,7 +16,7 @@ def audit(maps: Maps) -> list[str]:
     problems = [
         f"flow_index: {count} entries for one slot ({place:#x})" for place, count in indexed.items() if count > 1
     ]
-    for endpoint in [number for _, number in maps["endpoints_by_addr"].items()]:
+    for endpoint in maps["endpoints_by_addr"].values():
         problems += _audit_endpoint(maps, endpoint, indexed)
     problems += [f"flow_index: an entry for a slot that holds no connection ({place:#x})" for place in indexed]
     return problems

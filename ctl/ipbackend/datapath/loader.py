@@ -36,7 +36,8 @@ class Program:
         temporary = run_directory / f"{FILE}.tmp"
         temporary.write_text(describe(self._bpf, names, number))
         temporary.rename(run_directory / FILE)
-        self.entry, self.open, self.sweep = (self._load(name) for name in (ENTRY, OPEN, SWEEP))
+        self.entry, self.open = self._load(ENTRY, BPF.XDP), self._load(OPEN, BPF.XDP)
+        self.sweep = self._load(SWEEP, BPF.SCHED_CLS)
 
     def pin(self) -> None:
         """Keep the programs under their names, in place of those of an earlier run."""
@@ -84,9 +85,9 @@ class Program:
             finally:
                 del os.environ["BCC_KERNEL_SOURCE"]
 
-    def _load(self, name: str) -> int:
+    def _load(self, name: str, kind: int) -> int:
         try:
-            fd: int = self._bpf.load_func(name.encode(), BPF.XDP).fd
+            fd: int = self._bpf.load_func(name.encode(), kind).fd
         except Exception as error:  # as above
             raise DatapathError(f"{name}: the kernel does not take it: {error} (its messages are above)") from error
         return fd

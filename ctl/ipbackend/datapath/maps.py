@@ -78,6 +78,14 @@ class Map:
         raw = bytes(ctypes.c_uint32(value)) if isinstance(value, int) else bytes(value)
         syscall.update(self.fd, self._packed(key), raw)
 
+    def set_inner(self, inner: dict[int, int]) -> None:
+        """Put fresh inner maps, by key and descriptor, in place at once; closes the descriptors."""
+        try:
+            syscall.update_batch(self.fd, list(inner), list(inner.values()))
+        finally:
+            for fd in inner.values():
+                os.close(fd)
+
     def delete(self, key: Any) -> bool:
         """Whether there was such an entry."""
         return syscall.delete(self.fd, self._packed(key))
@@ -92,6 +100,10 @@ class Map:
             if value is not None:
                 yield key if isinstance(key, ctypes.Structure) else key.value, value
             raw = syscall.next_key(self.fd, raw, size)
+
+    def values(self) -> Iterator[Any]:
+        """The values of all entries that exist."""
+        return (value for _, value in self.items())
 
     def memory(self) -> Memory:
         """An mmapable array's own memory; mapped once and kept."""
@@ -111,7 +123,7 @@ class Map:
             os.close(fd)
 
     def new_inner(self, entries: int) -> tuple[int, Memory]:
-        """A fresh inner array, not in the map yet: `set` it by its descriptor, then close that."""
+        """A fresh inner array, not in the map yet: for `set_inner`."""
         flags = syscall.F_INNER_MAP | syscall.F_MMAPABLE
         fd = syscall.map_create(syscall.ARRAY, 4, ctypes.sizeof(self.leaf), entries, flags, self.name)
         return fd, Memory(fd, self.leaf, entries)

@@ -17,7 +17,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY = 0, 1, 2, 3, 4
-_OBJ_PIN, _OBJ_GET, _PROG_RUN, _MAP_FD_BY_ID, _OBJ_INFO = 6, 7, 10, 14, 15
+_OBJ_PIN, _OBJ_GET, _PROG_RUN, _MAP_FD_BY_ID, _OBJ_INFO, _MAP_UPDATE_BATCH = 6, 7, 10, 14, 15, 26
 
 ARRAY = 2
 F_MMAPABLE = 1 << 10
@@ -75,6 +75,13 @@ def update(fd: int, key: bytes, value: bytes) -> None:
     at = ctypes.create_string_buffer(key, len(key))
     what = ctypes.create_string_buffer(value, len(value))
     _bpf(_MAP_UPDATE, struct.pack("I4xQQQ", fd, _address(at), _address(what), 0))
+
+
+def update_batch(fd: int, keys: list[int], values: list[int]) -> None:
+    """Set many 32-bit entries; a map of maps waits once for packets under way instead of once for each."""
+    at = ctypes.create_string_buffer(struct.pack(f"{len(keys)}I", *keys))
+    what = ctypes.create_string_buffer(struct.pack(f"{len(values)}I", *values))
+    _bpf(_MAP_UPDATE_BATCH, struct.pack("QQQQIIQQ", 0, 0, _address(at), _address(what), len(keys), fd, 0, 0))
 
 
 def delete(fd: int, key: bytes) -> bool:

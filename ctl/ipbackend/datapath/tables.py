@@ -1,18 +1,20 @@
 """The controller's maps: what they hold as plan's entries, and the steps of a plan carried out on them."""
 
-import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address
+from itertools import groupby, islice
 from typing import Any
 
-from ipbackend.abi import SWEEP_SLICE, Phase, PoolWord, Role, SweepMode
+from ipbackend.abi import SWEEP_SLICE, PoolWord, Role, SweepMode
 from ipbackend.datapath import syscall
 from ipbackend.datapath.maps import Map, Maps
 from ipbackend.model import EndpointKey, Protocol
 from ipbackend.plan import Action, Address, Endpoint, Entries, Listener, ListenerKey, NextHop, Pool, Step
 
+_BATCH = 256  # endpoints or pools made at a time: each takes file descriptors meanwhile
+_SWEEP = struct.Struct("16x6I")  # struct sweep of abi.h
 _NUMBERS = {Protocol.TCP: socket.IPPROTO_TCP, Protocol.UDP: socket.IPPROTO_UDP}
 _PROTOCOLS = {int(number): protocol for protocol, number in _NUMBERS.items()}
 
@@ -41,7 +43,6 @@ class Tables:
         self._actions: dict[tuple[Action, str], Callable[[Any, Any], object]] = {
             (Action.SET, "next_hops"): self._set_next_hop,
             (Action.SET, "endpoints"): self._set_endpoint,
-            (Action.SET, "pools"): self._set_pool,
             (Action.SET, "addresses"): self._set_address,
             (Action.SET, "listeners"): self._set_listener,
             (Action.DELETE, "listeners"): self._delete_listener,
@@ -54,9 +55,17 @@ class Tables:
             (Action.END, "endpoints"): lambda number, _: self.sweep(number, SweepMode.ENDPOINT),
         }
 
-    def apply(self, step: Step) -> None:
-        """Carry out one step of a plan."""
-        self._actions[step.action, step.table](step.key, step.value)
+    def apply(self, steps: Iterable[Step]) -> None:
+        """Carry out the steps of a plan in their order."""
+        for (action, table), group in groupby(steps, key=lambda step: (step.action, step.table)):
+            for some in batched(group, _BATCH):
+                if (action, table) == (Action.SET, "pools"):
+                    self._set_pools(some)
+                    continue
+                if (action, table) == (Action.SET, "endpoints"):
+                    self._make_tables(some)
+                for step in some:
+                    self._actions[action, table](step.key, step.value)
 
     def read(self) -> Entries:
         """What the maps hold now."""
@@ -75,7 +84,7 @@ class Tables:
             pools={number: self._pool(number) for number in {listener.pool for listener in listeners.values()}},
             endpoints={
                 number: self._endpoint(number)
-                for _, number in self._maps["endpoints_by_addr"].items()
+                for number in self._maps["endpoints_by_addr"].values()
                 if self._maps["endpoints"].memory()[number].slots
             },
             next_hops=self._next_hops(),
@@ -83,7 +92,7 @@ class Tables:
 
     def drop_unused_pools(self) -> None:
         """Pools that no listener points to, left by a controller that died between two steps."""
-        used = {listener.pool for _, listener in self._maps["listeners"].items()}
+        used = {listener.pool for listener in self._maps["listeners"].values()}
         for number, _ in list(self._maps["pools"].items()):
             if number not in used:
                 self._maps["pools"].delete(number)
@@ -93,16 +102,15 @@ class Tables:
         rounds = -(-self._maps["endpoints"].memory()[endpoint].slots // SWEEP_SLICE)
         if not rounds:
             return 0, 0
-        orders = struct.pack("6I", endpoint, 0, mode, listener, 0, 0)
+        orders = _SWEEP.pack(endpoint, 0, mode, listener, 0, 0)
         _, result, _ = syscall.run(self._sweep_program, orders, rounds)
-        _, _, _, _, ended, rested = struct.unpack("6I", result)
+        _, _, _, _, ended, rested = _SWEEP.unpack(result)
         return ended, rested
 
     def wait(self) -> None:
         """Return when every packet that entered before has left: the kernel waits so after a map of maps changes."""
         fd, _ = self._maps["pools"].new_inner(1)
-        self._maps["pools"].set(0, fd)
-        os.close(fd)
+        self._maps["pools"].set_inner({0: fd})
         self._maps["pools"].delete(0)
 
     def _pool(self, number: int) -> Pool:
@@ -173,25 +181,43 @@ class Tables:
         self._maps["listeners"].delete(self._listener_key(key))
 
     def _end_listener(self, _: ListenerKey, listener: Listener) -> None:
-        for endpoint in self.read().endpoints:
+        for endpoint in self._maps["endpoints_by_addr"].values():
             self.sweep(endpoint, SweepMode.LISTENER, listener.id)
         self._zero(self._maps["listener_counts"], listener.id)
 
-    def _set_pool(self, number: int, pool: Pool) -> None:
-        words = (len(pool.members), len(pool.schedule), 0, 0, *pool.members, *pool.schedule)
-        fd, memory = self._maps["pools"].new_inner(len(words))
-        memory.bytes[:] = struct.pack(f"{len(words)}Q", *words)  # 32-bit words, 8 bytes apart
-        self._maps["pools"].set(number, fd)
-        os.close(fd)
+    def _set_pools(self, steps: list[Step]) -> None:
+        fresh = {}
+        for step in steps:
+            pool: Pool = step.value
+            words = (len(pool.members), len(pool.schedule), 0, 0, *pool.members, *pool.schedule)
+            fresh[step.key], memory = self._maps["pools"].new_inner(len(words))
+            memory.bytes[:] = struct.pack(f"{len(words)}Q", *words)  # 32-bit words, 8 bytes apart
+        self._maps["pools"].set_inner(fresh)
 
-    def _set_endpoint(self, number: int, endpoint: Endpoint) -> None:
-        key = endpoint.key
-        at = self._maps["endpoints_by_addr"].key(
+    def _endpoint_key(self, key: EndpointKey) -> Any:
+        return self._maps["endpoints_by_addr"].key(
             address=ip_to_map(key.address), port=socket.htons(key.port), protocol=_NUMBERS[key.protocol]
         )
-        is_there = self._maps["endpoints_by_addr"].get(at) == number
-        if not is_there:
-            self._make_tables(number, endpoint.slots)
+
+    def _make_tables(self, steps: list[Step]) -> None:
+        """Tables for the endpoints that are new: all slots free, and in the ring in their order."""
+        slots = {
+            step.key: step.value.slots
+            for step in steps
+            if self._maps["endpoints_by_addr"].get(self._endpoint_key(step.value.key)) != step.key
+        }
+        connections = {number: self._maps["conntrack"].new_inner(count)[0] for number, count in slots.items()}
+        rings = {}
+        for number, count in slots.items():
+            rings[number], ring = self._maps["free_slots"].new_inner(count)
+            ring.bytes[:] = struct.pack(f"{count}Q", *range(1, count + 1))
+            self._maps["load"].set(number, self._maps["load"].leaf(tail=count))
+        if slots:
+            self._maps["conntrack"].set_inner(connections)
+            self._maps["free_slots"].set_inner(rings)
+
+    def _set_endpoint(self, number: int, endpoint: Endpoint) -> None:
+        at = self._endpoint_key(endpoint.key)
         snat = [ip_to_map(address) for address in endpoint.snat]
         self._maps["endpoints"].set(
             number,
@@ -204,28 +230,11 @@ class Tables:
                 snat=tuple(snat + [0] * (4 - len(snat))),
             ),
         )
-        if not is_there:
-            self._maps["endpoints_by_addr"].set(at, number)
+        self._maps["endpoints_by_addr"].set(at, number)
         self._maps["load"].memory()[number].ceiling = endpoint.ceiling
 
-    def _make_tables(self, number: int, slots: int) -> None:
-        """All slots free, and in the ring in their order."""
-        fd, _ = self._maps["conntrack"].new_inner(slots)
-        self._maps["conntrack"].set(number, fd)
-        os.close(fd)
-        fd, ring = self._maps["free_slots"].new_inner(slots)
-        ring.bytes[:] = struct.pack(f"{slots}Q", *range(1, slots + 1))
-        self._maps["free_slots"].set(number, fd)
-        os.close(fd)
-        self._maps["load"].set(number, self._maps["load"].leaf(tail=slots))
-
     def _delete_endpoint(self, number: int, endpoint: Endpoint) -> None:
-        key = endpoint.key
-        self._maps["endpoints_by_addr"].delete(
-            self._maps["endpoints_by_addr"].key(
-                address=ip_to_map(key.address), port=socket.htons(key.port), protocol=_NUMBERS[key.protocol]
-            )
-        )
+        self._maps["endpoints_by_addr"].delete(self._endpoint_key(endpoint.key))
         self._maps["conntrack"].delete(number)
         self._maps["free_slots"].delete(number)
         self._maps["endpoints"].set(number, self._maps["endpoints"].leaf())
@@ -239,7 +248,8 @@ class Tables:
         syscall.update(table.fd, struct.pack("I", number), b"".join(bytes(type(value)()) for value in values))
 
 
-def open_connections(states: memoryview) -> int:
-    """How many of a conntrack column of state bytes are open connections."""
-    raw = bytes(states)
-    return sum(raw.count(phase) for phase in Phase if phase.is_open)
+def batched(steps: Iterable[Step], size: int) -> Iterator[list[Step]]:
+    """The steps in lists of at most `size`."""
+    rest = iter(steps)
+    while some := list(islice(rest, size)):
+        yield some
