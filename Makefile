@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := python3-bpfcc python3-venv linux-libc-dev
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint demo lab clean
+.PHONY: help setup test fuzz lint demo lab clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ $(VENV)/.made: pyproject.toml
 
 test: setup ## Run all tests: unit, packet (in the kernel) and netns (real links); wants root
 	@$(BIN)/python -m pytest $(ARGS)
+
+fuzz: setup ## Send five million mutated frames through the program; wants root
+	@FUZZ_FRAMES=5000000 $(BIN)/python -m pytest tests/packet/test_fuzz.py
 
 lint: setup ## Check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

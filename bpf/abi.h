@@ -8,6 +8,7 @@
 #define MAX_POOLS 16384
 #define MAX_ENDPOINTS 32768	/* 15 bits of a flow index entry; id 0 means none */
 #define MAX_NEXT_HOPS 32768	/* id 0 means none */
+#define MAX_LINKS 65536		/* interface indexes */
 #define MAX_SLOTS 131072	/* 17 bits of a flow index entry */
 #define MAX_SNAT_ADDRESSES 4
 #define MAX_MEMBERS 512		/* of one pool */
@@ -27,18 +28,22 @@ enum verdict {
 	FORWARD_OPENED,		/* opened a connection, on to the member */
 	FORWARD_REQUEST,	/* of a connection, on to the member */
 	FORWARD_REPLY,		/* of a connection, back to the client */
+	FORWARD_ICMP_ERROR,	/* an ICMP error about a connection, on to the end that it concerns */
 
 	REJECT_NO_LISTENER,	/* nothing listens on this port of the VIP */
 	REJECT_NO_CONNECTION,	/* TCP, no SYN, and of no connection */
 	REJECT_NO_MEMBER,	/* the listener's pool has no member that can be reached */
 	REJECT_ALL_FULL,	/* every member is at its ceiling */
+	REJECT_TOO_BIG,		/* longer than the next link's MTU, and not to be fragmented: its sender is told */
+	REJECT_TTL,		/* its time to live ends here: its sender is told */
 
 	DROP_MALFORMED,		/* lengths that lie or do not suffice, or a sender that is none */
 	DROP_FRAGMENT,		/* a fragment */
-	DROP_ICMP,		/* ICMP other than an echo request */
+	DROP_ICMP,		/* ICMP that is neither an echo request nor an error */
+	DROP_ICMP_UNRELATED,	/* an ICMP error about no connection of ours */
 	DROP_PROTOCOL,		/* neither TCP, UDP nor ICMP */
-	DROP_TTL,		/* its time to live ends here */
-	DROP_TOO_BIG,		/* longer than the MTU towards the member */
+	DROP_TTL,		/* its time to live ends here, and there is no one to tell */
+	DROP_TOO_BIG,		/* longer than the next link's MTU, and we do not fragment */
 	DROP_NO_CONNECTION,	/* to a SNAT address or a RST, and of no connection */
 	DROP_NO_NEXT_HOP,	/* the way to the member is not known at the moment */
 	DROP_NOT_OPENED,	/* no free slot, or another CPU in the way: a retransmission opens it */
@@ -50,6 +55,7 @@ enum verdict {
 /* The programs beside the first: indexes of the map of programs. */
 enum road {
 	ROAD_OPEN,
+	ROAD_ICMP,
 	ROADS
 };
 
@@ -179,6 +185,12 @@ struct next_hop {
 	__u8 source[6];
 	__u32 mtu;
 	__u32 resolved;		/* 0: drop rather than send to a stale MAC */
+};
+
+/* One of the gateway's own interfaces, by its index. */
+struct link {
+	__u32 mtu;
+	__u32 pad;
 };
 
 struct listener_count {

@@ -3,28 +3,21 @@
 #ifndef IPBACKEND_FORWARD_H
 #define IPBACKEND_FORWARD_H
 
-/* What a packet leaves as. */
+/* What a packet leaves as, and by which link. */
 struct way_out {
 	struct tuple tuple;
 	__u8 destination[6];
 	__u8 source[6];
 	__u32 interface;
+	__u32 mtu;
 };
 
-static __always_inline void send(struct packet *pkt, const struct way_out *out)
-{
-	rewrite(pkt, &out->tuple);
-	write_macs(pkt, out->destination, out->source);
-	pkt->interface = out->interface;
-}
-
-/* Towards the member, as the SNAT address and port that its slot is. */
-static __always_inline enum verdict to_member(struct packet *pkt, const struct flow *flow, struct way_out *out)
+/* Towards the member, as the SNAT address and port that the flow's slot is. */
+static __always_inline enum verdict to_member(const struct flow *flow, struct way_out *out)
 {
 	struct gateway *settings = gateway.lookup(&(__u32){ 0 });
 	__u32 endpoint = endpoint_of(flow->at), slot = slot_of(flow->at), shift;
 	struct endpoint *member = endpoints.lookup(&endpoint);
-	struct listener_count *count;
 	struct next_hop *next_hop;
 
 	if (!settings || !member)
@@ -32,8 +25,6 @@ static __always_inline enum verdict to_member(struct packet *pkt, const struct f
 	next_hop = next_hops.lookup(&member->next_hop);
 	if (!next_hop || !next_hop->resolved)
 		return DROP_NO_NEXT_HOP;
-	if (pkt->length > next_hop->mtu)
-		return DROP_TOO_BIG;
 
 	shift = settings->snat_shift;
 	out->tuple.saddr = member->snat[slot & ((1 << shift) - 1) & (MAX_SNAT_ADDRESSES - 1)];
@@ -43,14 +34,49 @@ static __always_inline enum verdict to_member(struct packet *pkt, const struct f
 	__builtin_memcpy(out->destination, next_hop->destination, 6);
 	__builtin_memcpy(out->source, next_hop->source, 6);
 	out->interface = next_hop->interface;
-
-	learn_way_back(pkt, flow->connection);
-	count = listener_counts.lookup(&flow->connection->listener);
-	if (count) {
-		count->request_packets++;
-		count->request_bytes += pkt->length;
-	}
+	out->mtu = next_hop->mtu;
 	return FORWARD_REQUEST;
+}
+
+/* Towards the client, as the VIP, by the way its last packet came. */
+static __always_inline enum verdict to_client(const struct flow *flow, struct way_out *out)
+{
+	struct connection *connection = flow->connection;
+	struct link *link;
+
+	out->tuple.saddr = connection->vip;
+	out->tuple.sport = connection->vip_port;
+	out->tuple.daddr = connection->client;
+	out->tuple.dport = connection->client_port;
+	__builtin_memcpy(out->destination, connection->client_mac, 6);
+	__builtin_memcpy(out->source, connection->gateway_mac, 6);
+	out->interface = connection->client_interface;
+	if ((state_of(connection) ^ flow->state) >= STATE_GENERATION)
+		return DROP_NO_CONNECTION;	/* the slot changed hands while we read it */
+	link = links.lookup(&out->interface);
+	if (!link || !link->mtu)
+		return DROP_NO_NEXT_HOP;
+	out->mtu = link->mtu;
+	return FORWARD_REPLY;
+}
+
+/* The flow of a member's packet to a SNAT address: member and slot tell it without any table of flows. */
+static __always_inline bool find_by_slot(struct endpoint_key *key, __be16 snat_port, __u32 snat_index,
+					 struct flow *flow)
+{
+	struct gateway *settings = gateway.lookup(&(__u32){ 0 });
+	__u32 *endpoint = endpoints_by_addr.lookup(key);
+	__u32 port = bpf_ntohs(snat_port), slot;
+
+	if (!settings || !endpoint || port < FIRST_SNAT_PORT)
+		return false;
+	slot = (port - FIRST_SNAT_PORT) << settings->snat_shift | snat_index;
+	flow->connection = connection_at(*endpoint, slot);
+	if (!flow->connection)
+		return false;
+	flow->at = place_of(*endpoint, slot);
+	flow->state = state_of(flow->connection);
+	return (flow->state & STATE_PHASE) >= SLOT_SYN_SENT;
 }
 
 /* To a VIP: on through its connection, if there is one. */
@@ -62,52 +88,53 @@ static __always_inline enum verdict from_client(struct packet *pkt, struct flow 
 		vacate(flow->connection, flow->state, flow->at);	/* the tuple's next connection begins */
 		return NEXT_STEP;
 	}
-	return to_member(pkt, flow, out);
+	learn_way_back(pkt, flow->connection);
+	return to_member(flow, out);
 }
 
-/* To a SNAT address: member and slot tell the connection without any table of flows. */
 static __always_inline enum verdict from_member(struct packet *pkt, const struct address *address,
 						struct flow *flow, struct way_out *out)
 {
-	struct gateway *settings = gateway.lookup(&(__u32){ 0 });
 	struct endpoint_key key = {
 		.address = pkt->tuple.saddr,
 		.port = pkt->tuple.sport,
 		.protocol = pkt->tuple.protocol,
 	};
-	__u32 port = bpf_ntohs(pkt->tuple.dport), slot;
-	__u32 *endpoint = endpoints_by_addr.lookup(&key);
-	struct connection *connection;
-	struct listener_count *count;
 
-	if (!settings || !endpoint || port < FIRST_SNAT_PORT)
+	if (!find_by_slot(&key, pkt->tuple.dport, address->index, flow))
 		return DROP_NO_CONNECTION;
-	slot = (port - FIRST_SNAT_PORT) << settings->snat_shift | address->index;
-	connection = connection_at(*endpoint, slot);
-	if (!connection)
-		return DROP_NO_CONNECTION;
-	flow->connection = connection;
-	flow->at = place_of(*endpoint, slot);
-	flow->state = state_of(connection);
-	if ((flow->state & STATE_PHASE) < SLOT_SYN_SENT)
-		return DROP_NO_CONNECTION;
+	return to_client(flow, out);
+}
 
-	out->tuple.saddr = connection->vip;
-	out->tuple.sport = connection->vip_port;
-	out->tuple.daddr = connection->client;
-	out->tuple.dport = connection->client_port;
-	__builtin_memcpy(out->destination, connection->client_mac, 6);
-	__builtin_memcpy(out->source, connection->gateway_mac, 6);
-	out->interface = connection->client_interface;
-	count = listener_counts.lookup(&connection->listener);
-	if ((state_of(connection) ^ flow->state) >= STATE_GENERATION)
-		return DROP_NO_CONNECTION;	/* the slot changed hands while we read it */
+/* Whether a packet goes through a link of this MTU: REJECT_ if its sender can do something about it. */
+static __always_inline enum verdict fits(struct packet *pkt, __u32 mtu, enum verdict verdict)
+{
+	if (pkt->length <= mtu)
+		return verdict;
+	pkt->mtu = mtu;
+	return pkt->ip->frag_off & bpf_htons(IP_DONT_FRAGMENT) ? REJECT_TOO_BIG : DROP_TOO_BIG;
+}
 
-	if (count) {
+static __always_inline void account(const struct packet *pkt, struct connection *connection, enum verdict verdict)
+{
+	struct listener_count *count = listener_counts.lookup(&connection->listener);
+
+	if (!count)
+		return;
+	if (verdict == FORWARD_REPLY) {
 		count->reply_packets++;
 		count->reply_bytes += pkt->length;
+	} else {
+		count->request_packets++;
+		count->request_bytes += pkt->length;
 	}
-	return FORWARD_REPLY;
+}
+
+static __always_inline void send(struct packet *pkt, const struct way_out *out)
+{
+	rewrite(pkt, &out->tuple);
+	write_macs(pkt, out->destination, out->source);
+	pkt->interface = out->interface;
 }
 
 /* The first steps of every packet to one of our addresses. */
@@ -123,7 +150,7 @@ static __always_inline enum verdict parse(struct packet *pkt, struct address **a
 	return parse_transport(pkt);
 }
 
-/* NEXT_STEP: to a VIP, and of no connection. */
+/* NEXT_STEP: an ICMP error, or to a VIP and of no connection. */
 static __always_inline enum verdict forward(struct packet *pkt)
 {
 	struct flow flow = {};
@@ -132,7 +159,7 @@ static __always_inline enum verdict forward(struct packet *pkt)
 	enum verdict verdict;
 
 	verdict = parse(pkt, &address);
-	if (verdict != NEXT_STEP)
+	if (verdict != NEXT_STEP || is_icmp(pkt))
 		return verdict;
 	if (address->role == ROLE_SNAT)
 		verdict = from_member(pkt, address, &flow, &out);
@@ -140,8 +167,12 @@ static __always_inline enum verdict forward(struct packet *pkt)
 		verdict = from_client(pkt, &flow, &out);
 	if (verdict != FORWARD_REQUEST && verdict != FORWARD_REPLY)
 		return verdict;
+	verdict = fits(pkt, out.mtu, verdict);
+	if (verdict != FORWARD_REQUEST && verdict != FORWARD_REPLY)
+		return verdict;
 
 	track(pkt, &flow, verdict == FORWARD_REQUEST ? STATE_FIN_CLIENT : STATE_FIN_MEMBER);
+	account(pkt, flow.connection, verdict);
 	send(pkt, &out);
 	return verdict;
 }
@@ -158,7 +189,7 @@ static __always_inline enum verdict open_or_refuse(struct packet *pkt)
 	enum verdict verdict, way;
 
 	verdict = parse(pkt, &address);
-	if (verdict != NEXT_STEP)
+	if (verdict != NEXT_STEP || is_icmp(pkt))
 		return verdict;
 	if (pkt->tcp_flags & TCP_RST)
 		return DROP_NO_CONNECTION;
@@ -180,9 +211,12 @@ static __always_inline enum verdict open_or_refuse(struct packet *pkt)
 			count->refused++;
 		return verdict;
 	}
-	way = to_member(pkt, &flow, &out);
+	way = to_member(&flow, &out);
+	if (way == FORWARD_REQUEST)
+		way = fits(pkt, out.mtu, FORWARD_REQUEST);
 	if (way != FORWARD_REQUEST)
 		return way;
+	account(pkt, flow.connection, verdict);
 	send(pkt, &out);
 	return verdict;
 }

@@ -19,53 +19,66 @@
 #include "schedule.h"
 #include "open.h"
 #include "forward.h"
+#include "icmp.h"
 #include "sweep.h"
 
 static __always_inline int action_of(enum verdict verdict, struct packet *pkt)
 {
 	if (verdict <= PASS_ECHO)
 		return XDP_PASS;
-	if (verdict <= FORWARD_REPLY) {
+	if (verdict <= FORWARD_ICMP_ERROR) {
 		if (pkt->interface == pkt->ctx->ingress_ifindex)
 			return XDP_TX;
 		return bpf_redirect(pkt->interface, 0);
 	}
-	return verdict <= REJECT_ALL_FULL ? XDP_TX : XDP_DROP;
+	return verdict <= REJECT_TTL ? XDP_TX : XDP_DROP;
 }
 
 /* The one exit: every packet is counted under the verdict it left with. */
 static __always_inline int leave(struct packet *pkt, enum verdict verdict)
 {
-	__u32 row = verdict;
-	__u64 *count = verdicts.lookup(&row);
+	__u64 *count;
+	__u32 row;
 
+	if (verdict >= REJECT_NO_LISTENER && verdict <= REJECT_TTL && !reject(pkt, verdict))
+		verdict = DROP_MALFORMED;
+	row = verdict;
+	count = verdicts.lookup(&row);
 	if (count)
 		(*count)++;
 	return action_of(verdict, pkt);
 }
 
-/* Every packet enters here. One of no connection yet takes the road that opens or refuses. */
+/* Every packet enters here. What is rare takes a road of its own, so that the common one stays short. */
 int ipbackend(struct xdp_md *ctx)
 {
 	struct packet pkt = { .ctx = ctx };
 	enum verdict verdict = forward(&pkt);
 
-	if (verdict == NEXT_STEP) {
+	if (verdict == NEXT_STEP && is_icmp(&pkt)) {
+		roads.call(ctx, ROAD_ICMP);
+		verdict = DROP_ICMP_UNRELATED;
+	} else if (verdict == NEXT_STEP) {
 		roads.call(ctx, ROAD_OPEN);
 		verdict = DROP_NOT_OPENED;
 	}
 	return leave(&pkt, verdict);
 }
 
-/* The road of a client's packet that belongs to no connection: kept apart, so that the common one stays short. */
+/* The road of a client's packet that belongs to no connection. */
 int ipbackend_open(struct xdp_md *ctx)
 {
 	struct packet pkt = { .ctx = ctx };
-	enum verdict verdict = open_or_refuse(&pkt);
 
-	if (verdict >= REJECT_NO_LISTENER && verdict <= REJECT_ALL_FULL && !reject(&pkt))
-		verdict = DROP_MALFORMED;
-	return leave(&pkt, verdict);
+	return leave(&pkt, open_or_refuse(&pkt));
+}
+
+/* The road of an ICMP error. */
+int ipbackend_icmp(struct xdp_md *ctx)
+{
+	struct packet pkt = { .ctx = ctx };
+
+	return leave(&pkt, forward_icmp(&pkt));
 }
 
 /* Run by the controller on a frame that is a struct sweep; looks at SWEEP_SLICE slots from its cursor on. */

@@ -14,6 +14,7 @@ BPF_F_TABLE(PINNED("hash", "addresses"), __be32, struct address, addresses, MAX_
 BPF_F_TABLE(PINNED("hash", "listeners"), struct listener_key, struct listener, listeners, MAX_LISTENERS, 0);
 BPF_F_TABLE(PINNED("hash", "endpoints_by_addr"), struct endpoint_key, __u32, endpoints_by_addr, MAX_ENDPOINTS, 0);
 BPF_F_TABLE(PINNED("array", "endpoints"), __u32, struct endpoint, endpoints, MAX_ENDPOINTS, MMAPABLE);
+BPF_F_TABLE(PINNED("array", "links"), __u32, struct link, links, MAX_LINKS, MMAPABLE);
 BPF_F_TABLE(PINNED("array", "next_hops"), __u32, struct next_hop, next_hops, MAX_NEXT_HOPS, MMAPABLE);
 
 /* Written by the controller, swapped whole: pool id -> words (enum pool_word). */

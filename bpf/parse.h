@@ -33,12 +33,13 @@ struct packet {
 	void *end;
 	struct ethhdr *eth;
 	struct iphdr *ip;
-	struct ports *ports;
+	struct ports *ports;	/* of TCP or UDP */
 	__sum16 *check;		/* of TCP or UDP */
 	struct tuple tuple;
 	__u32 tcp_flags;	/* FIN, SYN, RST, ACK; none for UDP */
 	__u32 length;		/* of the IP datagram, bytes */
 	__u32 interface;	/* where a forwarded packet leaves */
+	__u32 mtu;		/* of the link that it is too big for */
 };
 
 /* Up to the IPv4 header's fixed part, enough to see whether the packet is ours. */
@@ -59,6 +60,27 @@ static __always_inline enum verdict parse_ip(struct packet *pkt)
 	pkt->tuple.daddr = ip->daddr;
 	pkt->tuple.protocol = ip->protocol;
 	return NEXT_STEP;
+}
+
+/* Sent by no single host (RFC 1812, 5.3.7), or by one that uses an address of ours: no one to answer to. */
+static __always_inline bool has_false_sender(const struct packet *pkt)
+{
+	__u8 first = *(const __u8 *)&pkt->tuple.saddr;
+
+	return first == 0 || first == 127 || first >= 224 || addresses.lookup((__be32 *)&pkt->tuple.saddr);
+}
+
+static __always_inline enum verdict lives_on(const struct packet *pkt)
+{
+	if (pkt->ip->ttl > 1)
+		return NEXT_STEP;
+	return has_false_sender(pkt) ? DROP_TTL : REJECT_TTL;
+}
+
+static __always_inline bool is_icmp_error(const struct icmphdr *icmp)
+{
+	return icmp->type == ICMP_DEST_UNREACH || icmp->type == ICMP_TIME_EXCEEDED ||
+	       icmp->type == ICMP_PARAMETERPROB;
 }
 
 /* The rest of a packet that is ours: lengths that agree, and a transport header. */
@@ -84,10 +106,12 @@ static __always_inline enum verdict parse_transport(struct packet *pkt)
 
 		if ((void *)(icmp + 1) > pkt->end || length < header + sizeof(*icmp))
 			return DROP_MALFORMED;
-		return icmp->type == ICMP_ECHO ? PASS_ECHO : DROP_ICMP;
+		if (icmp->type == ICMP_ECHO)
+			return PASS_ECHO;	/* whatever its TTL: it goes no further than here */
+		if (!is_icmp_error(icmp))
+			return DROP_ICMP;
+		return ip->ttl > 1 ? NEXT_STEP : DROP_TTL;
 	}
-	if (ip->ttl <= 1)	/* not so an echo: it goes no further than here */
-		return DROP_TTL;
 	if (ip->protocol == IPPROTO_TCP) {
 		struct tcphdr *tcp = transport;
 
@@ -100,7 +124,7 @@ static __always_inline enum verdict parse_transport(struct packet *pkt)
 		pkt->tcp_flags = ((__u8 *)tcp)[13] & TCP_FLAGS;
 		pkt->tuple.sport = tcp->source;
 		pkt->tuple.dport = tcp->dest;
-		return NEXT_STEP;
+		return lives_on(pkt);
 	}
 	if (ip->protocol == IPPROTO_UDP) {
 		struct udphdr *udp = transport;
@@ -114,22 +138,20 @@ static __always_inline enum verdict parse_transport(struct packet *pkt)
 		pkt->tcp_flags = 0;
 		pkt->tuple.sport = udp->source;
 		pkt->tuple.dport = udp->dest;
-		return NEXT_STEP;
+		return lives_on(pkt);
 	}
 	return DROP_PROTOCOL;
-}
-
-/* Sent by no single host (RFC 1812, 5.3.7), or by one that uses an address of ours: no one to answer to. */
-static __always_inline bool has_false_sender(const struct packet *pkt)
-{
-	__u8 first = *(const __u8 *)&pkt->tuple.saddr;
-
-	return first == 0 || first == 127 || first >= 224 || addresses.lookup((__be32 *)&pkt->tuple.saddr);
 }
 
 static __always_inline bool is_tcp(const struct packet *pkt)
 {
 	return pkt->tuple.protocol == IPPROTO_TCP;
+}
+
+/* An ICMP error: nothing else gets past parse_transport() without ports. */
+static __always_inline bool is_icmp(const struct packet *pkt)
+{
+	return !pkt->ports;
 }
 
 /* A packet that may open a connection: UDP, or a SYN alone. */

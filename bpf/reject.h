@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The answer to a client that gets no connection: TCP a RST (RFC 9293, 3.10.7.1), UDP an ICMP port unreachable. */
+/* The answer to a packet that goes no further: a RST (RFC 9293, 3.10.7.1) or an ICMP error (RFC 792, 1191). */
 #ifndef IPBACKEND_REJECT_H
 #define IPBACKEND_REJECT_H
 
@@ -68,7 +68,7 @@ static __always_inline bool reset(struct packet *pkt)
 	struct iphdr *ip;
 	struct tcphdr *tcp;
 
-	if ((void *)pkt->ports + sizeof(asked) > pkt->end)
+	if (!pkt->ports || (void *)pkt->ports + sizeof(asked) > pkt->end)
 		return false;
 	asked = *(struct tcphdr *)pkt->ports;
 	if (!cut(ctx, sizeof(*eth) + length))
@@ -98,8 +98,8 @@ static __always_inline bool reset(struct packet *pkt)
 	return true;
 }
 
-/* ICMP type 3 code 3 around the client's own IP header, its options and 8 bytes more. */
-static __always_inline bool unreachable(struct packet *pkt)
+/* An ICMP error around the sender's own IP header, its options and 8 bytes more. */
+static __always_inline bool icmp_error(struct packet *pkt, __u8 type, __u8 code, __u16 mtu)
 {
 	const int grown = sizeof(struct iphdr) + sizeof(struct icmphdr);
 	__u32 quoted = (pkt->ip->ihl * 4 & 0x3c) + ICMP_QUOTED;
@@ -123,16 +123,27 @@ static __always_inline bool unreachable(struct packet *pkt)
 	swap_macs(eth);
 	write_ip(ip, &pkt->tuple, IPPROTO_ICMP, grown + quoted);
 	__builtin_memset(icmp, 0, sizeof(*icmp));
-	icmp->type = ICMP_DEST_UNREACH;
-	icmp->code = ICMP_PORT_UNREACH;
+	icmp->type = type;
+	icmp->code = code;
+	icmp->un.frag.mtu = bpf_htons(mtu);
 	icmp->checksum = ~fold(sum_words(icmp, (void *)(long)ctx->data_end,
 					 (sizeof(*icmp) + MAX_IP_HEADER + ICMP_QUOTED) / 2));
 	return true;
 }
 
-static __always_inline bool reject(struct packet *pkt)
+static __always_inline bool reject(struct packet *pkt, enum verdict verdict)
 {
-	return is_tcp(pkt) ? reset(pkt) : unreachable(pkt);
+	__u8 type = ICMP_DEST_UNREACH, code = ICMP_PORT_UNREACH;
+
+	if (verdict == REJECT_TTL) {
+		type = ICMP_TIME_EXCEEDED;
+		code = ICMP_EXC_TTL;
+	} else if (verdict == REJECT_TOO_BIG) {
+		code = ICMP_FRAG_NEEDED;
+	} else if (is_tcp(pkt)) {
+		return reset(pkt);
+	}
+	return icmp_error(pkt, type, code, pkt->mtu);
 }
 
 #endif

@@ -12,13 +12,17 @@ class Verdict(IntEnum):
     FORWARD_OPENED = auto()
     FORWARD_REQUEST = auto()
     FORWARD_REPLY = auto()
+    FORWARD_ICMP_ERROR = auto()
     REJECT_NO_LISTENER = auto()
     REJECT_NO_CONNECTION = auto()
     REJECT_NO_MEMBER = auto()
     REJECT_ALL_FULL = auto()
+    REJECT_TOO_BIG = auto()
+    REJECT_TTL = auto()
     DROP_MALFORMED = auto()
     DROP_FRAGMENT = auto()
     DROP_ICMP = auto()
+    DROP_ICMP_UNRELATED = auto()
     DROP_PROTOCOL = auto()
     DROP_TTL = auto()
     DROP_TOO_BIG = auto()
@@ -32,6 +36,7 @@ class Road(IntEnum):
     """The programs beside the first one."""
 
     OPEN = 0
+    ICMP = auto()
 
 
 class Role(IntEnum):

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ipbackend import config
-from ipbackend.abi import Road, SweepMode
+from ipbackend.abi import SweepMode
 from ipbackend.datapath import syscall
 from ipbackend.datapath.loader import ENTRY, Program, pinned_program, unpin
 from ipbackend.datapath.maps import Maps
@@ -70,7 +70,7 @@ class Daemon:
         self._reconciler = Reconciler(self._network, self._tables)
         self._reconciler.check(self._configuration)
         self._reconciler.plan(self._configuration)
-        maps["roads"].set(int(Road.OPEN), program.open)
+        program.join(maps)
         self._attach(program, earlier)
         program.pin()
         if earlier is not None:

@@ -92,6 +92,7 @@ class Entries:
     pools: Mapping[int, Pool] = field(default_factory=dict)
     endpoints: Mapping[int, Endpoint] = field(default_factory=dict)
     next_hops: Mapping[int, NextHop] = field(default_factory=dict)
+    links: Mapping[int, int] = field(default_factory=dict)  # interface index -> MTU
 
 
 class Action(StrEnum):
@@ -123,8 +124,11 @@ def hops(configuration: Configuration) -> set[HopKey]:
     return {hop_of(configuration, key.address) for key in configuration.endpoints()}
 
 
-def plan(configuration: Configuration, ways: Mapping[HopKey, NextHop], have: Entries) -> Entries:
-    """What the maps should hold; `ways` are the neighbours as netlink knows them, all of `hops(configuration)`.
+def plan(
+    configuration: Configuration, ways: Mapping[HopKey, NextHop], links: Mapping[int, int], have: Entries
+) -> Entries:
+    """What the maps should hold; `ways` are the neighbours as netlink knows them, all of `hops(configuration)`,
+    and `links` the MTUs of the gateway's interfaces by index.
 
     ConfigurationError: a ceiling has grown beyond the table that its endpoint got when it was made.
     """
@@ -149,6 +153,7 @@ def plan(configuration: Configuration, ways: Mapping[HopKey, NextHop], have: Ent
         pools={number: _pool(configuration, name, endpoint_ids) for name, number in pool_ids.items()},
         endpoints=endpoints,
         next_hops=next_hops,
+        links=links,
     )
 
 
@@ -227,6 +232,7 @@ def _free_ids(taken: set[int]) -> Iterator[int]:
 def diff(have: Entries, want: Entries) -> list[Step]:
     """The steps from `have` to `want`, in an order in which every packet between two steps finds its way."""
     steps = [
+        *_sets("links", have.links, want.links),
         *_sets("next_hops", have.next_hops, want.next_hops),
         *_sets("endpoints", have.endpoints, want.endpoints),
         *_sets("pools", have.pools, want.pools),
@@ -252,6 +258,7 @@ def diff(have: Entries, want: Entries) -> list[Step]:
         *steps,
         *_deletes("endpoints", have.endpoints, want.endpoints),
         *_deletes("next_hops", have.next_hops, want.next_hops),
+        *_deletes("links", have.links, want.links),
     ]
 
 

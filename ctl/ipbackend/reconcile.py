@@ -44,7 +44,9 @@ class Reconciler:
 
     def plan(self, configuration: Configuration) -> Entries:
         """What the maps should hold as things are now; raises where that cannot be, and changes nothing."""
-        return plan(configuration, self._ways(configuration, self._links(configuration)), self.entries)
+        links = self._links(configuration)
+        mtus = {links[name].index: links[name].mtu for name in configuration.gateway.interfaces}
+        return plan(configuration, self._ways(configuration, links), mtus, self.entries)
 
     def apply(self, configuration: Configuration) -> None:
         """Bring everything up to date. What is refused is refused before anything changes."""

@@ -8,7 +8,8 @@ from typing import Any
 
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
-from scapy.packet import Packet
+from scapy.packet import Packet, Raw
+from scapy.utils import checksum
 
 CLIENT = "203.0.113.7"
 OTHER_CLIENT = "203.0.113.8"
@@ -135,6 +136,25 @@ def to_client(client: str = CLIENT, vip: str = VIP, **fields: Any) -> Packet:
 def from_member(member: str = MEMBER, snat: str = SNAT, **fields: Any) -> Packet:
     """A member's packet as it reaches the gateway."""
     return Ether(src=mac_of(IPv4Address(member)).hex(":"), dst=GATEWAY_MEMBER_MAC) / IP(src=member, dst=snat, **fields)
+
+
+def built(packet: Packet) -> Packet:
+    """With every field filled in, as it is on the wire."""
+    return Ether(bytes(packet))
+
+
+def icmp(kind: int, code: int, quoted: bytes, rest: bytes = bytes(4)) -> Raw:
+    """An ICMP error about the datagram quoted; `rest` is what lies between: an MTU, a pointer, a length."""
+    after = rest + quoted
+    return Raw(bytes([kind, code]) + checksum(bytes([kind, code, 0, 0]) + after).to_bytes(2, "big") + after)
+
+
+def answer(sent: Packet, kind: int, code: int, rest: bytes = bytes(4)) -> Packet:
+    """The gateway's own ICMP error to whoever sent this, as the address it was sent to."""
+    sent = built(sent)
+    quoted = bytes(sent[IP])[: sent[IP].ihl * 4 + 8]
+    ip = IP(src=sent[IP].dst, dst=sent[IP].src, id=0, flags="DF", proto=1)
+    return Ether(src=sent.dst, dst=sent.src) / ip / icmp(kind, code, quoted, rest)
 
 
 FROM_CLIENT = from_client()

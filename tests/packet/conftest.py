@@ -16,7 +16,7 @@ from scapy.layers.inet import TCP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from ipbackend.abi import Phase, Road, SweepMode, Verdict
+from ipbackend.abi import Phase, SweepMode, Verdict
 from ipbackend.config import parse
 from ipbackend.datapath import syscall
 from ipbackend.datapath.audit import audit
@@ -63,6 +63,7 @@ class Dataplane:
         """Next hops and timeouts as every test finds them; `configure` uses the next hops."""
         self.unresolved: set[IPv4Address] = set()
         self.mtu = cast.MTU
+        self.links = {cast.CLIENT_INTERFACE: cast.MTU, cast.MEMBER_INTERFACE: cast.MTU}
         self.member_interface = cast.MEMBER_INTERFACE
         self.settings.syn_sent_timeout, self.settings.syn_received_timeout = 5, 15
         self.settings.closing_timeout, self.settings.rest = 20, 60
@@ -82,7 +83,7 @@ class Dataplane:
             )
             for hop in hops(configuration)
         }
-        want = plan(configuration, ways, self.entries)
+        want = plan(configuration, ways, dict(self.links), self.entries)
         self.tables.apply(diff(self.entries, want))
         self.entries = want
 
@@ -178,7 +179,7 @@ def loaded(own_run: None) -> Iterator[Dataplane]:
         secret = Random(1)
         settings.hash_key = tuple(secret.getrandbits(64) for _ in range(5))
         settings.snat_shift = 2
-        maps["roads"].set(int(Road.OPEN), program.open)
+        program.join(maps)
         yield Dataplane(program, maps)
     program.close()
 

@@ -6,7 +6,18 @@ import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP
 
 from ipbackend.abi import Verdict
-from tests.packet.cast import CLIENT, CONFIGURATION, MEMBER, QUERY, SYN, UDP_MEMBER, from_client, pool_of, to_client
+from tests.packet.cast import (
+    CLIENT,
+    CONFIGURATION,
+    MEMBER,
+    QUERY,
+    SYN,
+    UDP_MEMBER,
+    built,
+    from_client,
+    pool_of,
+    to_client,
+)
 from tests.packet.compare import assert_same
 
 
@@ -19,11 +30,6 @@ def unreachable(offending):
     """ICMP port unreachable around the first bytes of a datagram."""
     quoted = bytes(offending[IP])[: offending[IP].ihl * 4 + 8]
     return to_client(id=0, flags="DF") / ICMP(type=3, code=3) / quoted
-
-
-def built(packet):
-    """With every field filled in, as it is on the wire."""
-    return type(packet)(bytes(packet))
 
 
 @pytest.mark.parametrize("payload", [b"", b"x", b"fast open"])

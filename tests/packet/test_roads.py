@@ -7,7 +7,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 
 from ipbackend.abi import Verdict
-from tests.packet.cast import CLIENT_INTERFACE, GATEWAY_CLIENT_MAC, MEMBER, QUERY, SYN, UDP_MEMBER
+from tests.packet.cast import CLIENT_INTERFACE, GATEWAY_CLIENT_MAC, MEMBER, MTU, QUERY, SYN, UDP_MEMBER, answer
 from tests.packet.compare import assert_same
 
 
@@ -60,6 +60,8 @@ def test_the_same_interface_is_sent_back_on(dataplane):
 
 
 def test_a_reply_goes_to_the_interface_its_client_is_behind(dataplane):
+    dataplane.links[3] = MTU
+    dataplane.configure()
     flow = dataplane.open(SYN)
     dataplane.connection(flow).client_interface = 3
 
@@ -104,14 +106,15 @@ def test_time_to_live_goes_down_by_one(dataplane):
 @pytest.mark.parametrize("side", ["request", "reply"])
 def test_nothing_outlives_its_time(dataplane, side, ttl):
     flow = dataplane.open(SYN)
-    result = dataplane.run(getattr(flow, side)(flags="A", ip={"ttl": ttl}))
+    sent = getattr(flow, side)(flags="A", ip={"ttl": ttl})
+    result = dataplane.run(sent)
 
-    assert result.verdict is Verdict.DROP_TTL
-    assert result.action == "DROP"
+    assert (result.verdict, result.action) == (Verdict.REJECT_TTL, "TX")
+    assert_same(result.packet, answer(sent, 11, 0))
 
 
 @pytest.mark.parametrize(("size", "verdict"), [(1500, Verdict.FORWARD_REQUEST), (1501, Verdict.DROP_TOO_BIG)])
-def test_a_packet_fits_the_mtu_or_is_dropped(dataplane, size, verdict):
+def test_a_packet_that_may_be_fragmented_fits_the_mtu_or_is_dropped(dataplane, size, verdict):
     flow = dataplane.open(QUERY)
     result = dataplane.run(flow.request() / bytes(size - 28))
 

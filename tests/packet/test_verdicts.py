@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from scapy.layers.inet import TCP, UDP
+from scapy.layers.inet import IP, TCP, UDP
 
-from ipbackend.abi import Phase, SweepMode, Verdict
+from ipbackend.abi import Phase, Road, SweepMode, Verdict
 from tests.packet.cast import (
     CONFIGURATION,
     MEMBER,
@@ -17,7 +17,10 @@ from tests.packet.cast import (
     SECOND_VIP,
     SYN,
     Flow,
+    built,
     from_client,
+    from_member,
+    icmp,
 )
 
 
@@ -103,18 +106,22 @@ pool = "web"
     assert full.verdict is Verdict.DROP_INDEX_FULL
 
 
-def test_a_program_not_loaded_opens_nothing(dataplane):
+def test_without_the_other_programs_only_the_common_road_is_open(dataplane):
     """Between a start and the next nothing is half open: the client's retransmission finds the road again."""
     flow = dataplane.open(QUERY)
-    roads = dataplane.maps["roads"]
-    roads.delete(0)
+    error = from_member(flow.member, flow.snat, proto=1) / icmp(3, 3, bytes(built(flow.requested())[IP]))
+    for road in Road:
+        dataplane.maps["roads"].delete(int(road))
     try:
-        closed, request = dataplane.run(SYN), dataplane.run(flow.request())
+        closed, request, told = dataplane.run(SYN), dataplane.run(flow.request()), dataplane.run(error)
     finally:
-        roads.set(0, dataplane.program.open)
+        dataplane.program.join(dataplane.maps)
 
-    assert closed.verdict is Verdict.DROP_NOT_OPENED
+    assert (closed.verdict, closed.action) == (Verdict.DROP_NOT_OPENED, "DROP")
     assert request.verdict is Verdict.FORWARD_REQUEST
+    assert (told.verdict, told.action) == (Verdict.DROP_ICMP_UNRELATED, "DROP")
+    assert dataplane.run(SYN).verdict is Verdict.FORWARD_OPENED
+    assert dataplane.run(error).verdict is Verdict.FORWARD_ICMP_ERROR
 
 
 def test_every_verdict_has_a_test():

@@ -56,7 +56,7 @@ def planned(wanted: Configuration, have: Entries | None = None, unresolved: tupl
         )
         for hop in hops(wanted)
     }
-    return plan(wanted, ways, have or Entries())
+    return plan(wanted, ways, {1: 1500}, have or Entries())
 
 
 SMALL = configuration(

@@ -7,15 +7,17 @@ from pathlib import Path
 
 from bcc import BPF
 
+from ipbackend.abi import Road
 from ipbackend.datapath import syscall
 from ipbackend.datapath.headers import make_header_tree
 from ipbackend.datapath.layout import FILE, Layouts, describe, fingerprint
-from ipbackend.datapath.maps import PINS
+from ipbackend.datapath.maps import PINS, Maps
 from ipbackend.datapath.source import bpf_directory, expand
 from ipbackend.errors import DatapathError
 from ipbackend.sizing import flow_index_buckets
 
-ENTRY, OPEN, SWEEP = "ipbackend", "ipbackend_open", "ipbackend_sweep"
+ENTRY, SWEEP = "ipbackend", "ipbackend_sweep"
+ROADS = {Road.OPEN: "ipbackend_open", Road.ICMP: "ipbackend_icmp"}
 PROGRAMS = "programs"  # the folder of their pins, beside the maps'
 _BPFFS_MAGIC = 0xCAFE4A11
 
@@ -36,8 +38,14 @@ class Program:
         temporary = run_directory / f"{FILE}.tmp"
         temporary.write_text(describe(self._bpf, names, number))
         temporary.rename(run_directory / FILE)
-        self.entry, self.open = self._load(ENTRY, BPF.XDP), self._load(OPEN, BPF.XDP)
+        self.entry = self._load(ENTRY, BPF.XDP)
         self.sweep = self._load(SWEEP, BPF.SCHED_CLS)
+        self._roads = {road: self._load(name, BPF.XDP) for road, name in ROADS.items()}
+
+    def join(self, maps: Maps) -> None:
+        """Have the entry program, this one or one that is attached, hand packets on to these roads."""
+        for road, fd in self._roads.items():
+            maps["roads"].set(int(road), fd)
 
     def pin(self) -> None:
         """Keep the programs under their names, in place of those of an earlier run."""

@@ -41,6 +41,7 @@ class Tables:
         self._maps = maps
         self._sweep_program = sweep_program
         self._actions: dict[tuple[Action, str], Callable[[Any, Any], object]] = {
+            (Action.SET, "links"): lambda index, mtu: maps["links"].set(index, maps["links"].leaf(mtu=mtu)),
             (Action.SET, "next_hops"): self._set_next_hop,
             (Action.SET, "endpoints"): self._set_endpoint,
             (Action.SET, "addresses"): self._set_address,
@@ -50,6 +51,7 @@ class Tables:
             (Action.DELETE, "pools"): lambda number, _: maps["pools"].delete(number),
             (Action.DELETE, "endpoints"): self._delete_endpoint,
             (Action.DELETE, "next_hops"): self._delete_next_hop,
+            (Action.DELETE, "links"): lambda index, _: maps["links"].set(index, maps["links"].leaf()),
             (Action.WAIT, "pools"): lambda *_: self.wait(),
             (Action.END, "listeners"): self._end_listener,
             (Action.END, "endpoints"): lambda number, _: self.sweep(number, SweepMode.ENDPOINT),
@@ -88,6 +90,7 @@ class Tables:
                 if self._maps["endpoints"].memory()[number].slots
             },
             next_hops=self._next_hops(),
+            links={index: mtu for index, mtu in enumerate(self._maps["links"].memory().bytes.cast("I")[::2]) if mtu},
         )
 
     def drop_unused_pools(self) -> None:
