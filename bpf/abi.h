@@ -8,6 +8,7 @@
 #define MAX_POOLS 16384
 #define MAX_ENDPOINTS 32768	/* 15 bits of a flow index entry; id 0 means none */
 #define MAX_NEXT_HOPS 32768	/* id 0 means none */
+#define MAX_FRAGMENTS 65536	/* datagrams under way in fragments */
 #define MAX_LINKS 65536		/* interface indexes */
 #define MAX_SLOTS 131072	/* 17 bits of a flow index entry */
 #define MAX_SNAT_ADDRESSES 4
@@ -36,9 +37,10 @@ enum verdict {
 	REJECT_ALL_FULL,	/* every member is at its ceiling */
 	REJECT_TOO_BIG,		/* longer than the next link's MTU, and not to be fragmented: its sender is told */
 	REJECT_TTL,		/* its time to live ends here: its sender is told */
+	REJECT_EXPIRED,		/* of a connection that was silent for too long: its sender is told by a RST */
 
 	DROP_MALFORMED,		/* lengths that lie or do not suffice, or a sender that is none */
-	DROP_FRAGMENT,		/* a fragment */
+	DROP_FRAGMENT,		/* a later fragment whose first one did not come before it */
 	DROP_ICMP,		/* ICMP that is neither an echo request nor an error */
 	DROP_ICMP_UNRELATED,	/* an ICMP error about no connection of ours */
 	DROP_PROTOCOL,		/* neither TCP, UDP nor ICMP */
@@ -47,6 +49,7 @@ enum verdict {
 	DROP_NO_CONNECTION,	/* to a SNAT address or a RST, and of no connection */
 	DROP_NO_NEXT_HOP,	/* the way to the member is not known at the moment */
 	DROP_NOT_OPENED,	/* no free slot, or another CPU in the way: a retransmission opens it */
+	DROP_HALF_OPEN,		/* every member with room has too many handshakes under way */
 	DROP_INDEX_FULL,	/* both buckets of the flow index are full */
 
 	VERDICTS
@@ -56,6 +59,7 @@ enum verdict {
 enum road {
 	ROAD_OPEN,
 	ROAD_ICMP,
+	ROAD_FRAGMENT,
 	ROADS
 };
 
@@ -75,12 +79,14 @@ enum phase {
 	SLOT_ESTABLISHED,	/* TCP after its handshake; UDP at once */
 	SLOT_CLOSING,		/* one side's FIN seen */
 	SLOT_CLOSED,		/* in the queue, but answers late packets until reused or rested */
+	SLOT_EXPIRED,		/* the same, but answers with a RST */
 };
 
-/* A connection's state word, always changed whole by compare and swap: generation | FINs | phase. */
+/* A connection's state word, always changed whole by compare and swap: generation | flags | phase. */
 #define STATE_PHASE 0xffULL
 #define STATE_FIN_CLIENT 0x100ULL
 #define STATE_FIN_MEMBER 0x200ULL
+#define STATE_RESET 0x400ULL		/* a RST of the member's did not fit: believed if silence follows */
 #define STATE_GENERATION 0x10000ULL	/* one more each time the slot is taken */
 
 enum sweep_mode {
@@ -144,11 +150,13 @@ struct endpoint {
 
 /* What opening and closing write, apart from what every packet reads. */
 struct load {
-	__u64 active;		/* open connections */
+	__u32 active;		/* open connections, and of them */
+	__u32 half_open;	/* those whose handshake is under way; both change by one atomic */
 	__u64 ceiling;		/* how many there may be; the controller's: 0 while the member cannot be reached */
 	__u64 head;		/* of the ring of free slots: the next one out */
 	__u64 tail;		/* the next one in */
-	__u64 pad[4];
+	__u64 half_open_limit;	/* the controller's */
+	__u64 pad[3];
 };
 
 struct cursor {
@@ -171,7 +179,9 @@ struct connection {
 	__u32 client_interface;
 	__u8 gateway_mac[6];	/* as in the client's last packet: destination, source */
 	__u8 client_mac[6];
-	__u32 reserved[3];
+	__u32 client_sequence;	/* TCP, host order: how far each side had come, to within SEQUENCE_STEP */
+	__u32 member_sequence;
+	__u32 reserved;
 };
 
 struct bucket {
@@ -185,6 +195,22 @@ struct next_hop {
 	__u8 source[6];
 	__u32 mtu;
 	__u32 resolved;		/* 0: drop rather than send to a stale MAC */
+};
+
+struct fragment_key {
+	__be32 saddr;
+	__be32 daddr;
+	__be16 id;
+	__u8 protocol;
+	__u8 pad;
+};
+
+/* What a datagram's first fragment tells of the others. */
+struct fragment {
+	__be16 sport;
+	__be16 dport;
+	__be16 id;		/* that they leave with: those of many clients may meet at one member */
+	__u16 header;		/* bytes of the transport header: no later one may begin within */
 };
 
 /* One of the gateway's own interfaces, by its index. */

@@ -116,8 +116,21 @@ static __always_inline bool vacate(struct connection *connection, __u64 have, pl
 	return true;
 }
 
+static __always_inline bool is_half_open(__u64 state)
+{
+	__u64 phase = state & STATE_PHASE;
+
+	return phase == SLOT_SYN_SENT || phase == SLOT_SYN_RECEIVED;
+}
+
+/* What a connection in this state counts for. */
+static __always_inline __u64 counts_for(__u64 state)
+{
+	return ONE_ACTIVE + (is_half_open(state) ? ONE_HALF_OPEN : 0);
+}
+
 /* The slot goes to the end of its queue first: whoever is admitted after us finds one there. */
-static __always_inline void release(__u32 endpoint, __u32 slot)
+static __always_inline void release(__u32 endpoint, __u32 slot, __u64 counts)
 {
 	struct endpoint *member = endpoints.lookup(&endpoint);
 	void *ring = free_slots.lookup(&endpoint);
@@ -126,30 +139,95 @@ static __always_inline void release(__u32 endpoint, __u32 slot)
 	if (!member || !ring || !its_load)
 		return;
 	give_slot(ring, its_load, member->slots, slot);
-	__sync_fetch_and_add(&its_load->active, -1);
+	count_less(its_load, counts);
+}
+
+/*
+ * How far a side's sequence numbers have come is written down only every SEQUENCE_STEP bytes, so that most
+ * packets write nothing. A RST or FIN from near there ends the connection: who guesses has one chance in 52,000.
+ * One from farther off is passed on, since the end that it reaches can tell exactly (RFC 5961), but changes
+ * nothing here; only a member's RST is believed later, if silence follows it, since its side is not open to all.
+ */
+#define SEQUENCE_STEP 16384
+#define SEQUENCE_BEHIND 16384
+#define SEQUENCE_AHEAD 65536
+#define SEQUENCE_LOST (1 << 30)
+
+static __always_inline bool is_near(__u32 number, __u32 sequence)
+{
+	return number - sequence + SEQUENCE_BEHIND < SEQUENCE_BEHIND + SEQUENCE_AHEAD;
+}
+
+/*
+ * Whether a packet's numbers are those of one who sees the connection. Of a client whose handshake is under way
+ * his own tell nothing, since anyone may have begun it: it counts that he has seen the member's answer, or else
+ * a flood of SYNs would leave the budget of handshakes by a flood of ACKs or FINs.
+ */
+static __always_inline bool is_believed(const struct packet *pkt, const struct connection *connection, __u64 state,
+					__u64 fin)
+{
+	if (fin == STATE_FIN_MEMBER)
+		return is_near(pkt->sequence, connection->member_sequence);
+	if (is_half_open(state))
+		return is_near(pkt->acknowledgement, connection->member_sequence);
+	return is_near(pkt->sequence, connection->client_sequence);
+}
+
+/*
+ * A client's own packets lead its sequence on from near only, or else anyone could lead it to where his RST is.
+ * Where that has been outrun, the member's acknowledgements tell: its side of the gateway is not open to anyone.
+ */
+static __always_inline void lead_on(const struct packet *pkt, struct connection *connection, __u64 state, __u64 fin)
+{
+	__u32 moved;
+
+	if (!is_tcp(pkt) || !pkt->ports || (pkt->tcp_flags & TCP_RST))
+		return;
+	if (fin == STATE_FIN_CLIENT) {
+		moved = pkt->sequence - connection->client_sequence;
+		if (moved >= SEQUENCE_STEP && moved < SEQUENCE_AHEAD)
+			connection->client_sequence = pkt->sequence;
+		return;
+	}
+	if (is_half_open(state) && (pkt->tcp_flags & TCP_SYN)) {
+		connection->member_sequence = pkt->sequence;
+		if (pkt->tcp_flags & TCP_ACK)	/* of several SYNs of the client, the one that was taken */
+			connection->client_sequence = pkt->acknowledgement;
+		return;
+	}
+	moved = pkt->sequence - connection->member_sequence;
+	if (moved >= SEQUENCE_STEP && moved < SEQUENCE_LOST)
+		connection->member_sequence = pkt->sequence;
+	moved = pkt->acknowledgement - connection->client_sequence;
+	if ((pkt->tcp_flags & TCP_ACK) && moved >= SEQUENCE_AHEAD && moved < SEQUENCE_LOST)
+		connection->client_sequence = pkt->acknowledgement;
 }
 
 /*
  * Where a packet's TCP flags lead from `state`; UDP stays where it is. A slot that someone fills, empties or
  * has not confirmed yet is theirs: closing it behind their back would release it twice.
  */
-static __always_inline __u64 next_state(__u32 flags, __u64 state, __u64 fin)
+static __always_inline __u64 next_state(__u32 flags, bool believed, __u64 state, __u64 fin)
 {
 	__u64 phase = state & STATE_PHASE;
 
-	if (phase < SLOT_SYN_SENT || phase == SLOT_CLOSED)
+	if (phase < SLOT_SYN_SENT || phase >= SLOT_CLOSED)
 		return state;
-	if (flags & TCP_RST)
-		return with_phase(state, SLOT_CLOSED);
-	if (flags & TCP_FIN) {
+	if (flags & TCP_RST) {
+		if (believed || is_half_open(state))
+			return with_phase(state, SLOT_CLOSED);
+		return fin == STATE_FIN_MEMBER ? state | STATE_RESET : state;
+	}
+	state &= ~STATE_RESET;
+	if ((flags & TCP_FIN) && believed && phase != SLOT_SYN_SENT) {
 		state |= fin;
 		if ((state & STATE_FIN_CLIENT) && (state & STATE_FIN_MEMBER))
 			return with_phase(state, SLOT_CLOSED);
 		return with_phase(state, SLOT_CLOSING);
 	}
-	if (phase == SLOT_SYN_SENT && fin == STATE_FIN_MEMBER && flags == (TCP_SYN | TCP_ACK))
-		return with_phase(state, SLOT_SYN_RECEIVED);
-	if (phase == SLOT_SYN_RECEIVED && fin == STATE_FIN_CLIENT && flags == TCP_ACK)
+	if (phase == SLOT_SYN_SENT && fin == STATE_FIN_MEMBER && (flags & TCP_SYN))
+		return with_phase(state, SLOT_SYN_RECEIVED);	/* with its ACK, or both opened at once */
+	if (phase == SLOT_SYN_RECEIVED && fin == STATE_FIN_CLIENT && (flags & TCP_ACK) && believed)
 		return with_phase(state, SLOT_ESTABLISHED);
 	return state;
 }
@@ -158,15 +236,18 @@ static __always_inline __u64 next_state(__u32 flags, __u64 state, __u64 fin)
 static __always_inline void track(const struct packet *pkt, const struct flow *flow, __u64 fin)
 {
 	struct connection *connection = flow->connection;
+	bool believed = is_believed(pkt, connection, flow->state, fin);
 	__u64 have = flow->state, want;
 	__u32 at = now();
 	int i;
 
-	if (at - connection->last_seen >= TICKS_OF_A_SECOND && (have & STATE_PHASE) != SLOT_CLOSED)
+	lead_on(pkt, connection, have, fin);
+	if (at - connection->last_seen >= TICKS_OF_A_SECOND && (have & STATE_PHASE) < SLOT_CLOSED &&
+	    !(pkt->tcp_flags & TCP_RST))
 		connection->last_seen = at;
 
 	for (i = 0; i < TRACK_TRIES; i++) {
-		want = next_state(pkt->tcp_flags, have, fin);
+		want = next_state(pkt->tcp_flags, believed, have, fin);
 		if (want == have)
 			return;
 		if (change_state(connection, have, want))
@@ -175,14 +256,22 @@ static __always_inline void track(const struct packet *pkt, const struct flow *f
 		if ((have ^ flow->state) >= STATE_GENERATION)
 			return;		/* the slot is another connection's by now */
 	}
-	if (i < TRACK_TRIES && (want & STATE_PHASE) == SLOT_CLOSED) {
+	if (i == TRACK_TRIES)
+		return;
+	if ((want & STATE_PHASE) == SLOT_CLOSED) {
 		__u32 endpoint = endpoint_of(flow->at);
 		struct endpoint_count *count = endpoint_counts.lookup(&endpoint);
 
 		connection->last_seen = at;
 		if (count)
 			count->closed++;
-		release(endpoint, slot_of(flow->at));
+		release(endpoint, slot_of(flow->at), counts_for(have));
+	} else if (is_half_open(have) && !is_half_open(want)) {
+		__u32 endpoint = endpoint_of(flow->at);
+		struct load *its_load = load.lookup(&endpoint);
+
+		if (its_load)
+			count_less(its_load, ONE_HALF_OPEN);
 	}
 }
 

@@ -79,15 +79,23 @@ static __always_inline bool find_by_slot(struct endpoint_key *key, __be16 snat_p
 	return (flow->state & STATE_PHASE) >= SLOT_SYN_SENT;
 }
 
+/* The other end has been forgotten, and this one is told by a RST, but none answers a RST or half a segment. */
+static __always_inline enum verdict too_late(const struct packet *pkt)
+{
+	return (pkt->tcp_flags & TCP_RST) || !pkt->ports ? DROP_NO_CONNECTION : REJECT_EXPIRED;
+}
+
 /* To a VIP: on through its connection, if there is one. */
 static __always_inline enum verdict from_client(struct packet *pkt, struct flow *flow, struct way_out *out)
 {
-	if (!find_flow(hash_of(&pkt->tuple), &pkt->tuple, SLOT_CLOSED, NOWHERE, flow))
+	if (!find_flow(hash_of(&pkt->tuple), &pkt->tuple, SLOT_EXPIRED, NOWHERE, flow))
 		return NEXT_STEP;
-	if ((flow->state & STATE_PHASE) == SLOT_CLOSED && opens(pkt)) {
+	if ((flow->state & STATE_PHASE) >= SLOT_CLOSED && opens(pkt)) {
 		vacate(flow->connection, flow->state, flow->at);	/* the tuple's next connection begins */
 		return NEXT_STEP;
 	}
+	if ((flow->state & STATE_PHASE) == SLOT_EXPIRED)
+		return too_late(pkt);
 	learn_way_back(pkt, flow->connection);
 	return to_member(flow, out);
 }
@@ -103,6 +111,8 @@ static __always_inline enum verdict from_member(struct packet *pkt, const struct
 
 	if (!find_by_slot(&key, pkt->tuple.dport, address->index, flow))
 		return DROP_NO_CONNECTION;
+	if ((flow->state & STATE_PHASE) == SLOT_EXPIRED)
+		return too_late(pkt);
 	return to_client(flow, out);
 }
 
@@ -111,8 +121,10 @@ static __always_inline enum verdict fits(struct packet *pkt, __u32 mtu, enum ver
 {
 	if (pkt->length <= mtu)
 		return verdict;
+	if (!(pkt->ip->frag_off & bpf_htons(IP_DONT_FRAGMENT)) || is_later_fragment(pkt))
+		return DROP_TOO_BIG;	/* an error about a later fragment tells no one whose it is (RFC 1122, 3.2.2) */
 	pkt->mtu = mtu;
-	return pkt->ip->frag_off & bpf_htons(IP_DONT_FRAGMENT) ? REJECT_TOO_BIG : DROP_TOO_BIG;
+	return REJECT_TOO_BIG;
 }
 
 static __always_inline void account(const struct packet *pkt, struct connection *connection, enum verdict verdict)
@@ -150,17 +162,13 @@ static __always_inline enum verdict parse(struct packet *pkt, struct address **a
 	return parse_transport(pkt);
 }
 
-/* NEXT_STEP: an ICMP error, or to a VIP and of no connection. */
-static __always_inline enum verdict forward(struct packet *pkt)
+/* NEXT_STEP: to a VIP, and of no connection. */
+static __always_inline enum verdict forward_parsed(struct packet *pkt, const struct address *address)
 {
 	struct flow flow = {};
 	struct way_out out;
-	struct address *address;
 	enum verdict verdict;
 
-	verdict = parse(pkt, &address);
-	if (verdict != NEXT_STEP || is_icmp(pkt))
-		return verdict;
 	if (address->role == ROLE_SNAT)
 		verdict = from_member(pkt, address, &flow, &out);
 	else
@@ -173,8 +181,40 @@ static __always_inline enum verdict forward(struct packet *pkt)
 
 	track(pkt, &flow, verdict == FORWARD_REQUEST ? STATE_FIN_CLIENT : STATE_FIN_MEMBER);
 	account(pkt, flow.connection, verdict);
+	if (pkt->fragment && !is_later_fragment(pkt))
+		remember_fragment(pkt);
 	send(pkt, &out);
 	return verdict;
+}
+
+/* NEXT_STEP: a fragment, an ICMP error, or to a VIP and of no connection. */
+static __always_inline enum verdict forward(struct packet *pkt)
+{
+	struct address *address;
+	enum verdict verdict = parse(pkt, &address);
+
+	if (verdict != NEXT_STEP || pkt->fragment || is_icmp(pkt))
+		return verdict;
+	return forward_parsed(pkt, address);
+}
+
+static __always_inline enum verdict forward_fragment(struct packet *pkt)
+{
+	struct address *address;
+	enum verdict verdict = parse(pkt, &address);
+
+	if (verdict != NEXT_STEP)
+		return verdict;
+	if (is_later_fragment(pkt)) {
+		if (!recall_fragment(pkt))
+			return DROP_FRAGMENT;
+		if ((pkt->fragment & IP_OFFSET) * 8 < pkt->header)
+			return DROP_MALFORMED;	/* it would write over the header that was judged (RFC 1858) */
+		if ((pkt->fragment & IP_OFFSET) * 8 + pkt->length > 65535)
+			return DROP_MALFORMED;	/* no datagram is that long */
+	}
+	verdict = forward_parsed(pkt, address);
+	return verdict == NEXT_STEP && is_later_fragment(pkt) ? DROP_FRAGMENT : verdict;
 }
 
 /* A client's packet that belongs to no connection: it opens one if listener and pool allow. */
@@ -189,7 +229,7 @@ static __always_inline enum verdict open_or_refuse(struct packet *pkt)
 	enum verdict verdict, way;
 
 	verdict = parse(pkt, &address);
-	if (verdict != NEXT_STEP || is_icmp(pkt))
+	if (verdict != NEXT_STEP || !pkt->ports)
 		return verdict;
 	if (pkt->tcp_flags & TCP_RST)
 		return DROP_NO_CONNECTION;
@@ -217,6 +257,8 @@ static __always_inline enum verdict open_or_refuse(struct packet *pkt)
 	if (way != FORWARD_REQUEST)
 		return way;
 	account(pkt, flow.connection, verdict);
+	if (pkt->fragment && !is_later_fragment(pkt))
+		remember_fragment(pkt);
 	send(pkt, &out);
 	return verdict;
 }

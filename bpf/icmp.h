@@ -73,6 +73,8 @@ static __always_inline enum verdict find_quoted(const struct packet *pkt, const 
 	if (address->role == ROLE_SNAT) {
 		if (!find_by_slot(&key, quote->tuple.sport, address->index, &flow))
 			return DROP_ICMP_UNRELATED;
+		if ((flow.state & STATE_PHASE) == SLOT_EXPIRED)
+			return DROP_ICMP_UNRELATED;
 		return to_client(&flow, out);
 	}
 	if (!find_flow(hash_of(&client), &client, SLOT_CLOSED, NOWHERE, &flow))

@@ -16,6 +16,7 @@
 #include "conntrack.h"
 #include "rewrite.h"
 #include "reject.h"
+#include "fragment.h"
 #include "schedule.h"
 #include "open.h"
 #include "forward.h"
@@ -31,7 +32,7 @@ static __always_inline int action_of(enum verdict verdict, struct packet *pkt)
 			return XDP_TX;
 		return bpf_redirect(pkt->interface, 0);
 	}
-	return verdict <= REJECT_TTL ? XDP_TX : XDP_DROP;
+	return verdict <= REJECT_EXPIRED ? XDP_TX : XDP_DROP;
 }
 
 /* The one exit: every packet is counted under the verdict it left with. */
@@ -40,7 +41,7 @@ static __always_inline int leave(struct packet *pkt, enum verdict verdict)
 	__u64 *count;
 	__u32 row;
 
-	if (verdict >= REJECT_NO_LISTENER && verdict <= REJECT_TTL && !reject(pkt, verdict))
+	if (verdict >= REJECT_NO_LISTENER && verdict <= REJECT_EXPIRED && !reject(pkt, verdict))
 		verdict = DROP_MALFORMED;
 	row = verdict;
 	count = verdicts.lookup(&row);
@@ -55,7 +56,10 @@ int ipbackend(struct xdp_md *ctx)
 	struct packet pkt = { .ctx = ctx };
 	enum verdict verdict = forward(&pkt);
 
-	if (verdict == NEXT_STEP && is_icmp(&pkt)) {
+	if (verdict == NEXT_STEP && pkt.fragment) {
+		roads.call(ctx, ROAD_FRAGMENT);
+		verdict = DROP_FRAGMENT;
+	} else if (verdict == NEXT_STEP && is_icmp(&pkt)) {
 		roads.call(ctx, ROAD_ICMP);
 		verdict = DROP_ICMP_UNRELATED;
 	} else if (verdict == NEXT_STEP) {
@@ -71,6 +75,19 @@ int ipbackend_open(struct xdp_md *ctx)
 	struct packet pkt = { .ctx = ctx };
 
 	return leave(&pkt, open_or_refuse(&pkt));
+}
+
+/* The road of a fragment: the common one, or on to the one that opens. */
+int ipbackend_fragment(struct xdp_md *ctx)
+{
+	struct packet pkt = { .ctx = ctx };
+	enum verdict verdict = forward_fragment(&pkt);
+
+	if (verdict == NEXT_STEP) {
+		roads.call(ctx, ROAD_OPEN);
+		verdict = DROP_NOT_OPENED;
+	}
+	return leave(&pkt, verdict);
 }
 
 /* The road of an ICMP error. */

@@ -34,6 +34,9 @@ BPF_F_TABLE(PINNED("array", "load"), __u32, struct load, load, MAX_ENDPOINTS, MM
 BPF_F_TABLE(PINNED("array", "cursors"), __u32, struct cursor, cursors, MAX_POOLS, MMAPABLE);
 BPF_F_TABLE(PINNED("array", "flow_index"), __u32, struct bucket, flow_index, FLOW_INDEX_BUCKETS, MMAPABLE);
 
+/* Written by the data plane only; the kernel forgets what was used longest ago. */
+BPF_F_TABLE(PINNED("lru_hash", "fragments"), struct fragment_key, struct fragment, fragments, MAX_FRAGMENTS, 0);
+
 /* Written by the data plane only, per CPU. */
 BPF_F_TABLE(PINNED("percpu_array", "verdicts"), __u32, __u64, verdicts, VERDICTS, 0);
 BPF_F_TABLE(PINNED("percpu_array", "listener_counts"), __u32, struct listener_count, listener_counts, MAX_LISTENERS, 0);

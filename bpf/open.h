@@ -15,12 +15,12 @@ static __always_inline struct connection *seize(__u32 endpoint, __u32 slot, __u6
 	if (!connection)
 		return NULL;
 	have = state_of(connection);
-	if ((have & STATE_PHASE) != SLOT_FREE && (have & STATE_PHASE) != SLOT_CLOSED)
+	if ((have & STATE_PHASE) != SLOT_FREE && (have & STATE_PHASE) < SLOT_CLOSED)
 		return NULL;
 	*state = next_generation(have, SLOT_BUSY);
 	if (!change_state(connection, have, *state))
 		return NULL;
-	if ((have & STATE_PHASE) == SLOT_CLOSED)
+	if ((have & STATE_PHASE) >= SLOT_CLOSED)
 		index_delete(hash_of_connection(connection), place_of(endpoint, slot));
 	return connection;
 }
@@ -37,6 +37,8 @@ static __always_inline void fill(struct connection *connection, const struct pac
 	connection->listener = listener->id;
 	connection->opened = now();
 	connection->last_seen = connection->opened;
+	connection->client_sequence = pkt->sequence;
+	connection->member_sequence = 0;
 	connection->client_interface = pkt->ctx->ingress_ifindex;
 	__builtin_memcpy(connection->gateway_mac, pkt->eth->h_dest, 6);
 	__builtin_memcpy(connection->client_mac, pkt->eth->h_source, 6);
@@ -65,8 +67,8 @@ static __always_inline bool confirm(struct flow *flow, __u64 hash, const struct 
 	return false;		/* more rivals than that: better none than two */
 }
 
-static __always_inline enum verdict open(const struct packet *pkt, const struct listener *listener,
-					 struct flow *flow)
+static __always_inline enum verdict claim(const struct packet *pkt, __u64 hash, const struct listener *listener,
+					  struct flow *flow)
 {
 	struct connection *connection = NULL;
 	struct listener_count *listener_count;
@@ -76,17 +78,14 @@ static __always_inline enum verdict open(const struct packet *pkt, const struct 
 	struct load *its_load;
 	struct flow rival = {};
 	enum verdict verdict;
-	__u64 hash;
+	__u64 counts;
 	void *ring;
 	int i;
 
-	hash = hash_of(&pkt->tuple);
-	verdict = schedule(listener->pool, &endpoint);
-	if (verdict != NEXT_STEP) {	/* the last place may have gone to this very tuple, on another CPU */
-		if (find_flow(hash, &pkt->tuple, SLOT_CLOSING, NOWHERE, flow))
-			return FORWARD_REQUEST;
+	counts = ONE_ACTIVE + (is_tcp(pkt) ? ONE_HALF_OPEN : 0);
+	verdict = schedule(listener->pool, is_tcp(pkt), &endpoint);
+	if (verdict != NEXT_STEP)
 		return verdict;
-	}
 
 	member = endpoints.lookup(&endpoint);
 	its_load = load.lookup(&endpoint);
@@ -102,7 +101,7 @@ static __always_inline enum verdict open(const struct packet *pkt, const struct 
 			give_slot(ring, its_load, member->slots, slot);
 	}
 	if (!connection) {
-		__sync_fetch_and_add(&its_load->active, -1);
+		count_less(its_load, counts);
 		return DROP_NOT_OPENED;
 	}
 
@@ -121,9 +120,7 @@ static __always_inline enum verdict open(const struct packet *pkt, const struct 
 	}
 	if (verdict != FORWARD_OPENED) {
 		set_state(connection, with_phase(flow->state, SLOT_FREE));
-		release(endpoint, slot);
-		if (verdict == DROP_NOT_OPENED && find_flow(hash, &pkt->tuple, SLOT_CLOSING, NOWHERE, flow))
-			return FORWARD_REQUEST;
+		release(endpoint, slot, counts);
 		return verdict;
 	}
 
@@ -134,6 +131,18 @@ static __always_inline enum verdict open(const struct packet *pkt, const struct 
 	if (endpoint_count)
 		endpoint_count->opened++;
 	return FORWARD_OPENED;
+}
+
+/* Where we get none, another CPU may have opened this very tuple, maybe with the last place there was. */
+static __always_inline enum verdict open(const struct packet *pkt, const struct listener *listener,
+					 struct flow *flow)
+{
+	__u64 hash = hash_of(&pkt->tuple);
+	enum verdict verdict = claim(pkt, hash, listener, flow);
+
+	if (verdict != FORWARD_OPENED && find_flow(hash, &pkt->tuple, SLOT_CLOSING, NOWHERE, flow))
+		return FORWARD_REQUEST;
+	return verdict;
 }
 
 #endif

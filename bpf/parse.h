@@ -37,6 +37,11 @@ struct packet {
 	__sum16 *check;		/* of TCP or UDP */
 	struct tuple tuple;
 	__u32 tcp_flags;	/* FIN, SYN, RST, ACK; none for UDP */
+	__u32 sequence;		/* TCP, host order */
+	__u32 acknowledgement;
+	__u32 header;		/* bytes of the transport header */
+	__u32 fragment;		/* IP_MORE_FRAGMENTS and IP_OFFSET, host order; 0 is a whole datagram */
+	__be16 id;		/* IP id that it leaves with */
 	__u32 length;		/* of the IP datagram, bytes */
 	__u32 interface;	/* where a forwarded packet leaves */
 	__u32 mtu;		/* of the link that it is too big for */
@@ -70,6 +75,11 @@ static __always_inline bool has_false_sender(const struct packet *pkt)
 	return first == 0 || first == 127 || first >= 224 || addresses.lookup((__be32 *)&pkt->tuple.saddr);
 }
 
+static __always_inline bool is_later_fragment(const struct packet *pkt)
+{
+	return pkt->fragment & IP_OFFSET;
+}
+
 static __always_inline enum verdict lives_on(const struct packet *pkt)
 {
 	if (pkt->ip->ttl > 1)
@@ -97,19 +107,26 @@ static __always_inline enum verdict parse_transport(struct packet *pkt)
 		return DROP_MALFORMED;
 	if ((void *)ip + length > pkt->end)
 		return DROP_MALFORMED;
-	if (ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS | IP_OFFSET))
-		return DROP_FRAGMENT;
 	pkt->length = length;
+	pkt->id = ip->id;
+	pkt->fragment = bpf_ntohs(ip->frag_off) & (IP_MORE_FRAGMENTS | IP_OFFSET);
 
 	if (ip->protocol == IPPROTO_ICMP) {
 		struct icmphdr *icmp = transport;
 
+		if (is_later_fragment(pkt))
+			return PASS_ECHO;	/* an error is never that long */
 		if ((void *)(icmp + 1) > pkt->end || length < header + sizeof(*icmp))
 			return DROP_MALFORMED;
 		if (icmp->type == ICMP_ECHO)
 			return PASS_ECHO;	/* whatever its TTL: it goes no further than here */
-		if (!is_icmp_error(icmp))
+		if (!is_icmp_error(icmp) || pkt->fragment)
 			return DROP_ICMP;
+		return ip->ttl > 1 ? NEXT_STEP : DROP_TTL;
+	}
+	if (is_later_fragment(pkt)) {
+		if (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP)
+			return DROP_PROTOCOL;
 		return ip->ttl > 1 ? NEXT_STEP : DROP_TTL;
 	}
 	if (ip->protocol == IPPROTO_TCP) {
@@ -122,6 +139,9 @@ static __always_inline enum verdict parse_transport(struct packet *pkt)
 		pkt->ports = (void *)tcp;
 		pkt->check = &tcp->check;
 		pkt->tcp_flags = ((__u8 *)tcp)[13] & TCP_FLAGS;
+		pkt->sequence = bpf_ntohl(tcp->seq);
+		pkt->acknowledgement = bpf_ntohl(tcp->ack_seq);
+		pkt->header = tcp->doff * 4;
 		pkt->tuple.sport = tcp->source;
 		pkt->tuple.dport = tcp->dest;
 		return lives_on(pkt);
@@ -129,13 +149,17 @@ static __always_inline enum verdict parse_transport(struct packet *pkt)
 	if (ip->protocol == IPPROTO_UDP) {
 		struct udphdr *udp = transport;
 
-		if ((void *)(udp + 1) > pkt->end)
+		if ((void *)(udp + 1) > pkt->end || length < header + sizeof(*udp))
 			return DROP_MALFORMED;
-		if (bpf_ntohs(udp->len) < sizeof(*udp) || length < header + bpf_ntohs(udp->len))
+		if (bpf_ntohs(udp->len) < sizeof(*udp))
+			return DROP_MALFORMED;
+		/* A first fragment is shorter than its datagram: its flag is worth 64 kB here, and costs no branch. */
+		if (length + (pkt->fragment << 3) < header + bpf_ntohs(udp->len))
 			return DROP_MALFORMED;
 		pkt->ports = (void *)udp;
 		pkt->check = &udp->check;
 		pkt->tcp_flags = 0;
+		pkt->header = sizeof(*udp);
 		pkt->tuple.sport = udp->source;
 		pkt->tuple.dport = udp->dest;
 		return lives_on(pkt);
@@ -148,10 +172,9 @@ static __always_inline bool is_tcp(const struct packet *pkt)
 	return pkt->tuple.protocol == IPPROTO_TCP;
 }
 
-/* An ICMP error: nothing else gets past parse_transport() without ports. */
 static __always_inline bool is_icmp(const struct packet *pkt)
 {
-	return !pkt->ports;
+	return pkt->tuple.protocol == IPPROTO_ICMP;
 }
 
 /* A packet that may open a connection: UDP, or a SYN alone. */

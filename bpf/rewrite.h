@@ -36,11 +36,14 @@ static __always_inline void rewrite(struct packet *pkt, const struct tuple *want
 	struct iphdr *ip = pkt->ip;
 
 	/* The TTL is the first byte of its word: one less is 0x0100 less in network order. */
-	ip->check = adjust(ip->check, addresses + (__u16)~bpf_htons(0x0100));
+	ip->check = adjust(ip->check, addresses + delta16(ip->id, pkt->id) + (__u16)~bpf_htons(0x0100));
+	ip->id = pkt->id;
 	ip->ttl--;
 	ip->saddr = want->saddr;
 	ip->daddr = want->daddr;
 
+	if (!pkt->ports)	/* a later fragment */
+		return;
 	pkt->ports->source = want->sport;
 	pkt->ports->dest = want->dport;
 	if (is_tcp(pkt))

@@ -6,11 +6,18 @@
 #define DRAWS 16		/* turns of the schedule to try before looking at each member once */
 #define CHOICES 2		/* members to be admitted to, where others fill the first at the last moment */
 
+/* Why no member took a connection, gathered from all that were looked at. */
+struct refusal {
+	__u64 ceilings;		/* 0: none can be reached */
+	__s64 over_ceiling;	/* negative: one has room, but too many handshakes under way */
+};
+
 /* The endpoint that is the pool's member number `index`, if it has room; else 0. */
-static __always_inline __u32 with_room(void *pool, __u32 index, __u64 *ceilings)
+static __always_inline __u32 with_room(void *pool, __u32 index, struct refusal *refusal)
 {
 	__u32 *endpoint;
 	struct load *its_load;
+	__u64 counts;
 
 	index += POOL_HEADER;
 	endpoint = bpf_map_lookup_elem(pool, &index);
@@ -19,8 +26,10 @@ static __always_inline __u32 with_room(void *pool, __u32 index, __u64 *ceilings)
 	its_load = load.lookup(endpoint);
 	if (!its_load)
 		return 0;
-	*ceilings |= its_load->ceiling;
-	return has_room(its_load) ? *endpoint : 0;
+	counts = counts_of(its_load);
+	refusal->ceilings |= its_load->ceiling;
+	refusal->over_ceiling |= over_ceiling(its_load, counts);
+	return has_room(its_load, counts) ? *endpoint : 0;
 }
 
 /*
@@ -58,7 +67,7 @@ static __always_inline __u32 pool_word(void *pool, __u32 index)
  * behind a row of full members would take all of their turns.
  */
 static __always_inline __u32 choose(void *pool, struct cursor *cursor, __u32 members, __u32 length,
-				    __u64 *ceilings)
+				    struct refusal *refusal)
 {
 	__u32 endpoint, index, *member, places, random;
 	__u64 turn;
@@ -70,7 +79,7 @@ static __always_inline __u32 choose(void *pool, struct cursor *cursor, __u32 mem
 		member = bpf_map_lookup_elem(pool, &index);
 		if (!member)
 			return 0;
-		endpoint = with_room(pool, *member, ceilings);
+		endpoint = with_room(pool, *member, refusal);
 		if (endpoint)
 			return endpoint;
 	}
@@ -80,7 +89,7 @@ static __always_inline __u32 choose(void *pool, struct cursor *cursor, __u32 mem
 		index = (i * (random | 1) + (random >> 16)) & (places - 1);
 		if (index >= members)
 			continue;
-		endpoint = with_room(pool, index, ceilings);
+		endpoint = with_room(pool, index, refusal);
 		if (endpoint)
 			return endpoint;
 	}
@@ -88,13 +97,12 @@ static __always_inline __u32 choose(void *pool, struct cursor *cursor, __u32 mem
 }
 
 /* NEXT_STEP: `endpoint` has admitted one connection more. */
-static __always_inline enum verdict schedule(__u32 number, __u32 *endpoint)
+static __always_inline enum verdict schedule(__u32 number, bool tcp, __u32 *endpoint)
 {
 	void *pool = pools.lookup(&number);
 	struct cursor *cursor = cursors.lookup(&number);
 	__u32 members, length;
 	struct load *its_load;
-	__u64 ceilings = 0;
 	int i;
 
 	if (!pool || !cursor)
@@ -105,11 +113,15 @@ static __always_inline enum verdict schedule(__u32 number, __u32 *endpoint)
 		return REJECT_NO_MEMBER;
 
 	for (i = 0; i < CHOICES; i++) {
-		*endpoint = choose(pool, cursor, members, length, &ceilings);
+		struct refusal refusal = {};	/* what a lost choice has seen may be over */
+
+		*endpoint = choose(pool, cursor, members, length, &refusal);
+		if (!*endpoint && !refusal.ceilings)
+			return REJECT_NO_MEMBER;
 		if (!*endpoint)
-			return ceilings ? REJECT_ALL_FULL : REJECT_NO_MEMBER;
+			return refusal.over_ceiling < 0 ? DROP_HALF_OPEN : REJECT_ALL_FULL;
 		its_load = load.lookup(endpoint);
-		if (its_load && admit(its_load))
+		if (its_load && admit(its_load, tcp))
 			return NEXT_STEP;
 	}
 	return DROP_NOT_OPENED;

@@ -7,25 +7,50 @@
 #define RING_TRIES 64
 #define NO_SLOT MAX_SLOTS
 
-static __always_inline bool has_room(const struct load *load)
+/* The two counts of a load as the one word that they change as: half-open ones in its upper half. */
+#define ONE_ACTIVE 1ULL
+#define ONE_HALF_OPEN (1ULL << 32)
+
+static __always_inline __u64 counts_of(const struct load *load)
 {
-	return *(volatile const __u64 *)&load->active < load->ceiling;
+	return *(volatile const __u64 *)&load->active;
 }
 
-/* One more connection, if that keeps the endpoint within its ceiling. */
-static __always_inline bool admit(struct load *load)
+/* Negative: how many connections, and how many handshakes, there is room for. UDP has none: its budget is whole. */
+static __always_inline __s64 over_ceiling(const struct load *load, __u64 counts)
 {
-	__u64 active;
+	return (__s64)(__u32)counts - (__s64)load->ceiling;
+}
+
+static __always_inline __s64 over_budget(const struct load *load, __u64 counts)
+{
+	return (__s64)(counts >> 32) - (__s64)load->half_open_limit;
+}
+
+static __always_inline bool has_room(const struct load *load, __u64 counts)
+{
+	return (over_ceiling(load, counts) & over_budget(load, counts)) < 0;
+}
+
+/* One more connection, if that keeps the endpoint within its ceiling and its budget of handshakes. */
+static __always_inline bool admit(struct load *load, bool tcp)
+{
+	__u64 counts, more = ONE_ACTIVE + (tcp ? ONE_HALF_OPEN : 0);
 	int i;
 
 	for (i = 0; i < ADMIT_TRIES; i++) {
-		active = *(volatile __u64 *)&load->active;
-		if (active >= load->ceiling)
+		counts = counts_of(load);
+		if (!has_room(load, counts))
 			return false;
-		if (__sync_val_compare_and_swap(&load->active, active, active + 1) == active)
+		if (__sync_val_compare_and_swap((__u64 *)&load->active, counts, counts + more) == counts)
 			return true;
 	}
 	return false;
+}
+
+static __always_inline void count_less(struct load *load, __u64 less)
+{
+	__sync_fetch_and_add((__u64 *)&load->active, -less);
 }
 
 /*

@@ -4,30 +4,38 @@
 #define IPBACKEND_SWEEP_H
 
 /* How long a connection in this phase may be silent, in ticks. */
-static __always_inline __u32 patience(const struct connection *connection, __u64 phase,
+static __always_inline __u32 patience(const struct connection *connection, __u64 state,
 				      const struct gateway *settings)
 {
+	__u64 phase = state & STATE_PHASE;
 	__u32 seconds = connection->idle_timeout;
 
-	if (phase == SLOT_SYN_SENT)
+	if (phase >= SLOT_CLOSED)
+		seconds = settings->rest;
+	else if (phase == SLOT_SYN_SENT)
 		seconds = settings->syn_sent_timeout;
 	else if (phase == SLOT_SYN_RECEIVED)
 		seconds = settings->syn_received_timeout;
-	else if (phase == SLOT_CLOSING)
+	else if (phase == SLOT_CLOSING || (state & STATE_RESET))
 		seconds = settings->closing_timeout;
-	else if (phase == SLOT_CLOSED)
-		seconds = settings->rest;
 	return ((__u64)seconds * 1000000000ULL) >> TICK_SHIFT;
 }
 
-static __always_inline bool is_due(const struct connection *connection, __u64 phase, __u32 at,
+static __always_inline bool is_due(const struct connection *connection, __u64 state, __u32 at,
 				   const struct gateway *settings, const struct sweep *sweep)
 {
 	if (sweep->mode == SWEEP_ENDPOINT)
 		return true;
 	if (sweep->mode == SWEEP_LISTENER)
 		return connection->listener == sweep->listener;
-	return (__s32)(at - connection->last_seen) >= (__s32)patience(connection, phase, settings);
+	return (__s32)(at - connection->last_seen) >= (__s32)patience(connection, state, settings);
+}
+
+/* Either end of a TCP connection may not know that it is over: the slot stays to tell whoever speaks next. */
+static __always_inline bool retire(struct connection *connection, __u64 have, __u32 at)
+{
+	connection->last_seen = at;
+	return change_state(connection, have, with_phase(have, SLOT_EXPIRED));
 }
 
 /* One slot: taken from its connection if that is due. */
@@ -37,20 +45,25 @@ static __always_inline void sweep_slot(struct sweep *sweep, __u32 at, const stru
 	struct connection *connection = connection_at(endpoint, slot);
 	struct endpoint_count *count;
 	__u64 have, phase;
+	bool ended;
 
 	if (!connection)
 		return;
 	have = state_of(connection);
 	phase = have & STATE_PHASE;
-	if (phase < SLOT_SYN_SENT || !is_due(connection, phase, at, settings, sweep))
+	if (phase < SLOT_SYN_SENT || !is_due(connection, have, at, settings, sweep))
 		return;
-	if (!vacate(connection, have, place_of(endpoint, slot)))
+	if (sweep->mode == SWEEP_EXPIRED && connection->protocol == IPPROTO_TCP && phase < SLOT_CLOSED)
+		ended = retire(connection, have, at);
+	else
+		ended = vacate(connection, have, place_of(endpoint, slot));
+	if (!ended)
 		return;		/* a packet changed it meanwhile: the next round sees */
-	if (phase == SLOT_CLOSED) {
+	if (phase >= SLOT_CLOSED) {
 		sweep->rested++;
 		return;
 	}
-	release(endpoint, slot);
+	release(endpoint, slot, counts_for(have));
 	sweep->ended++;
 	count = endpoint_counts.lookup(&endpoint);
 	if (!count)

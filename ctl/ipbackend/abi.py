@@ -19,6 +19,7 @@ class Verdict(IntEnum):
     REJECT_ALL_FULL = auto()
     REJECT_TOO_BIG = auto()
     REJECT_TTL = auto()
+    REJECT_EXPIRED = auto()
     DROP_MALFORMED = auto()
     DROP_FRAGMENT = auto()
     DROP_ICMP = auto()
@@ -29,6 +30,7 @@ class Verdict(IntEnum):
     DROP_NO_CONNECTION = auto()
     DROP_NO_NEXT_HOP = auto()
     DROP_NOT_OPENED = auto()
+    DROP_HALF_OPEN = auto()
     DROP_INDEX_FULL = auto()
 
 
@@ -37,6 +39,7 @@ class Road(IntEnum):
 
     OPEN = 0
     ICMP = auto()
+    FRAGMENT = auto()
 
 
 class Role(IntEnum):
@@ -58,6 +61,12 @@ class Phase(IntEnum):
     ESTABLISHED = auto()
     CLOSING = auto()
     CLOSED = auto()
+    EXPIRED = auto()
+
+    @property
+    def is_half_open(self) -> bool:
+        """Whether the handshake is under way."""
+        return self in (Phase.SYN_SENT, Phase.SYN_RECEIVED)
 
     @property
     def is_open(self) -> bool:

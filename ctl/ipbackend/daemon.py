@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ipbackend import config
-from ipbackend.abi import SweepMode
+from ipbackend.abi import TICK_SHIFT, SweepMode
 from ipbackend.datapath import syscall
 from ipbackend.datapath.loader import ENTRY, Program, pinned_program, unpin
 from ipbackend.datapath.maps import Maps
@@ -24,6 +24,7 @@ from ipbackend.datapath.tables import Tables
 from ipbackend.errors import DatapathError, IpbackendError
 from ipbackend.model import check_transition
 from ipbackend.network import Network
+from ipbackend.probe import expired, probes
 from ipbackend.reconcile import Reconciler
 
 log = logging.getLogger(__name__)
@@ -31,10 +32,8 @@ log = logging.getLogger(__name__)
 TICK = 1.0  # seconds between sweeps
 REFRESH = 5.0  # seconds after which everything is compared with the kernel, events or none
 SETTLE = 0.2  # seconds that netlink events are gathered
+PROBES = 1000  # expired connections of an endpoint whose ends are told at once; others learn it when they speak
 RESOLVE = 3.0  # seconds that the start waits for next hops: the kernel gives up on one after that time
-
-# Seconds, as the product has no say in them; the idle timeout is the listener's.
-TIMEOUTS = {"syn_sent_timeout": 5, "syn_received_timeout": 15, "closing_timeout": 15, "rest": 60}
 
 
 class Daemon:
@@ -86,8 +85,6 @@ class Daemon:
             settings.hash_key = tuple(secrets.randbits(64) | 1 for _ in settings.hash_key)
         settings.fingerprint = maps.fingerprint
         settings.snat_shift = len(self._configuration.gateway.snat_addresses).bit_length() - 1
-        for name, seconds in TIMEOUTS.items():
-            setattr(settings, name, seconds)
 
     def _find_next_hops(self) -> None:
         """Before the first packet: give the kernel the time it takes to find them, or to give up."""
@@ -164,8 +161,17 @@ class Daemon:
             log.error("not everything is as configured: %s", error)
 
     def _sweep(self) -> None:
-        for endpoint in self._reconciler.entries.endpoints:
-            self._tables.sweep(endpoint, SweepMode.EXPIRED)
+        """What has been silent for too long ends; both ends of it are made to speak, and so learn it."""
+        entries = self._reconciler.entries
+        for number, endpoint in entries.endpoints.items():
+            started = time.monotonic_ns() >> TICK_SHIFT
+            ended, _ = self._tables.sweep(number, SweepMode.EXPIRED)
+            connections = self._maps["conntrack"].inner(number) if ended else None
+            if connections is None:
+                continue
+            for slot in expired(connections, started - 1)[:PROBES]:
+                for probe in probes(connections[slot], slot, endpoint, entries.next_hops[endpoint.next_hop]):
+                    self._network.send(probe.interface, probe.frame)
 
 
 def unload(run_directory: Path) -> list[str]:

@@ -72,6 +72,7 @@ def place(within: str, name: str) -> str:
 
 Name = Annotated[str, is_name]
 Port = Annotated[int, within(1, 65_535)]
+Seconds = Annotated[int, within(1, 3_600)]
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,11 @@ class Gateway(Checked):
     snat_interface: str = ""  # has the SNAT addresses; the last of the interfaces unless named
     max_connections: Annotated[int, within(1_000, GATEWAY_CONNECTIONS_MAX)] = 1_000_000
     attach_mode: AttachMode = AttachMode.AUTO
+    syn_sent_timeout: Seconds = 5  # a SYN unanswered
+    syn_received_timeout: Seconds = 15  # a SYN-ACK unanswered
+    closing_timeout: Seconds = 15  # one side's FIN, then silence
+    rest: Seconds = 60  # a closed slot answers late packets for so long, unless it is reused
+    half_open_percent: Annotated[int, within(1, 100)] = 10  # of a ceiling, for handshakes
     private_ranges: Annotated[tuple[IPv4Network, ...], not_empty] = RFC_1918
 
     def __post_init__(self) -> None:

@@ -134,7 +134,7 @@ class Network:
             )
             self._events.bind((0, GROUPS))
             # Protocol 0: it sends, and nothing is ever queued to it.
-            self._arp = opened.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
+            self._frames = opened.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
             self._opened = opened.pop_all()
 
     def close(self) -> None:
@@ -206,7 +206,12 @@ class Network:
         ethernet = struct.pack("!6s6sH", b"\xff" * 6, interface.mac, ETHERTYPE_ARP)
         arp = struct.pack("!HHBBH6s4s6s4s", 1, 0x0800, 6, 4, 1, interface.mac, address.packed, bytes(6), address.packed)
         with suppress(OSError):
-            self._arp.sendto(ethernet + arp, (interface.name, ETHERTYPE_ARP))
+            self._frames.sendto(ethernet + arp, (interface.name, ETHERTYPE_ARP))
+
+    def send(self, interface: int, frame: bytes) -> None:
+        """Put a frame on the link of an interface (its index), past the kernel's routing. Best effort."""
+        with suppress(OSError):
+            self._frames.sendto(frame, (socket.if_indextoname(interface), 0))
 
     def routes(self) -> set[Route]:
         """Our routes."""

@@ -15,7 +15,7 @@ from ipbackend.abi import Role
 from ipbackend.errors import ConfigurationError
 from ipbackend.model import Configuration, EndpointKey, Protocol
 from ipbackend.schedule import weighted_round_robin
-from ipbackend.sizing import slots_for
+from ipbackend.sizing import half_open_limit, slots_for
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -62,13 +62,14 @@ class Pool:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """`ceiling`: connections at the same time, 0 while the next hop is not known."""
+    """`ceiling`: connections at the same time, 0 while the next hop is not known; `half_open_limit` of them."""
 
     key: EndpointKey
     next_hop: int
     slots: int
     snat: tuple[IPv4Address, ...]
     ceiling: int
+    half_open_limit: int
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,7 @@ def _endpoints(
             made.slots if made else slots,
             snat,
             member.max_connections if way.resolved else 0,
+            half_open_limit(member.max_connections, configuration.gateway.half_open_percent),
         )
     if problems:
         raise ConfigurationError(*problems)

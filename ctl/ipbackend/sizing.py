@@ -11,6 +11,7 @@ FIRST_SNAT_PORT = 32_768  # the lowest of them
 SNAT_COUNTS = (1, 2, 4)  # powers of two: slot arithmetic is shifts and masks
 
 _SLOTS_MIN = 128
+_HALF_OPEN_MIN = 64
 _BUCKET_ENTRIES = 8
 _SPARSENESS = 4  # entries of the flow index for each connection: a full bucket stays unlikely
 
@@ -66,6 +67,11 @@ def slots_for(ceiling: int, snat_count: int) -> int:
     # 1.3 × 25,000 fits 32,768, and so does every power of two of both: no upper bound to apply.
     with_rest = (ceiling * 13 + 9) // 10
     return max(_SLOTS_MIN, 1 << (with_rest - 1).bit_length())
+
+
+def half_open_limit(ceiling: int, percent: int) -> int:
+    """Handshakes that an endpoint may have under way: a share of its ceiling, but no fewer than a burst takes."""
+    return max(ceiling * percent // 100, min(ceiling, _HALF_OPEN_MIN))
 
 
 def flow_index_buckets(connections: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import threading
 import time
@@ -195,7 +196,11 @@ def test_bad_frames_reach_no_member(gateway: Gateway, lab: Lab) -> None:
             good[:14] + b"\x44" + good[15:],
             bytes(to_vip / UDP(sport=4001, dport=53, len=7) / b"x"),
             bytes(to_vip / UDP(sport=4001, dport=53, len=900) / b"x"),
-            bytes(Ether(src=port.mac, dst=gateway_mac(lab)) / IP(src=CLIENT, dst=SHOP_VIP, flags="MF") / UDP(dport=53)),
+            bytes(
+                Ether(src=port.mac, dst=gateway_mac(lab))
+                / IP(src=CLIENT, dst=SHOP_VIP, frag=100, proto=17)
+                / Raw(b"later")
+            ),
             bytes(Ether(src=port.mac, dst=gateway_mac(lab)) / IP(src=CLIENT, dst=SHOP_VIP, proto=47) / b"gre"),
         ]
         before = verdicts(gateway)
@@ -408,3 +413,24 @@ def test_generic_mode_carries_the_same(lab: Lab, gateway: Gateway) -> None:
     gateway.command("unload")
     gateway.path.write_text(CONFIGURATION)
     gateway.start()
+
+
+@pytest.mark.parametrize("role", ["member-1", "member-peered"])
+def test_a_member_may_be_a_client_and_its_own_member(gateway: Gateway, lab: Lab, role: str) -> None:
+    """Hairpin: full NAT makes it look to the member as anyone else's connection does."""
+    seen = Counter(http_get(lab[role], None, WEB).identity.member for _ in range(8))
+    assert seen == {"member-1": 3, "member-2": 2, "member-peered": 2, "member-onprem": 1}
+    gateway.reload(only(role))
+    with connect(lab[role], None, WEB, timeout=60) as connection:
+        identity = connection.get().identity
+        assert (identity.member, identity.peer_address in SNATS) == (role, True)
+        connection.download(MEGABYTE)
+        connection.upload(MEGABYTE)
+
+
+def test_long_datagrams_come_through_in_pieces(gateway: Gateway, lab: Lab) -> None:
+    """8 kB of UDP, fragmented by the sender's kernel and put together by the receiver's, both ways."""
+    for client in CLIENTS[:8]:
+        with UdpClient(lab["client"], client, RESOLVER) as asking:
+            for size in (1473, 8000, 20000):
+                assert asking.ask(random.Random(size).randbytes(size)).peer_address in SNATS

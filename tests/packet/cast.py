@@ -123,6 +123,11 @@ members = [{", ".join(f"{{ {member} }}" for member in members)}]
     )
 
 
+def all_half_open(configuration: str) -> str:
+    """With a budget of handshakes as large as the ceiling: for floods of SYNs that are about something else."""
+    return configuration.replace("[gateway]", "[gateway]\nhalf_open_percent = 100")
+
+
 def from_client(client: str = CLIENT, vip: str = VIP, **fields: Any) -> Packet:
     """A client's packet as it reaches the gateway, up to its IP header; `fields` are of IP."""
     return Ether(src=CLIENT_MAC, dst=GATEWAY_CLIENT_MAC) / IP(src=client, dst=vip, **fields)

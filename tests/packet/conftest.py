@@ -67,6 +67,8 @@ class Dataplane:
         self.member_interface = cast.MEMBER_INTERFACE
         self.settings.syn_sent_timeout, self.settings.syn_received_timeout = 5, 15
         self.settings.closing_timeout, self.settings.rest = 20, 60
+        for key, _ in list(self.maps["fragments"].items()):
+            self.maps["fragments"].delete(key)
 
     def configure(self, configuration: str | Configuration = cast.CONFIGURATION) -> None:
         """Apply a configuration as the daemon would, with next hops that need no network."""

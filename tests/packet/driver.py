@@ -20,7 +20,7 @@ from ipbackend.datapath.tables import ip_to_map
 from tests.packet import cast
 
 FRAME = 54  # Ethernet, IPv4 and TCP without options
-SYN, RST = 0x02, 0x04
+FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
 TUPLES_PER_CLIENT = 1 << 15
 
 _TEXT = """

@@ -1,16 +1,20 @@
 """Two CPUs at full speed, and the largest table there is: the ceiling is exact and every slot comes back."""
 
+import itertools
 import os
 import threading
 from typing import Any
 
 import pytest
+from scapy.layers.inet import TCP
 
-from ipbackend.abi import Phase, Verdict
+from ipbackend.abi import Phase, SweepMode, Verdict
+from ipbackend.datapath import syscall
 from ipbackend.datapath.audit import audit
-from tests.packet.cast import pool_of
+from ipbackend.sizing import FIRST_SNAT_PORT
+from tests.packet.cast import SNATS, all_half_open, from_member, pool_of
 from tests.packet.conftest import Dataplane
-from tests.packet.driver import RST, SYN, Burst, Driver
+from tests.packet.driver import ACK, FIN, RST, SYN, Burst, Driver
 
 pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU runs no races")
 MEMBER = "10.0.0.21"
@@ -19,7 +23,7 @@ MEMBER = "10.0.0.21"
 def start(dataplane: Dataplane, ceiling: int) -> Any:
     """A pool of one member, which is another for each ceiling: a table that is there does not grow."""
     port = 8000 + ceiling % 5557
-    dataplane.configure(pool_of(f'address = "{MEMBER}", port = {port}, max_connections = {ceiling}'))
+    dataplane.configure(all_half_open(pool_of(f'address = "{MEMBER}", port = {port}, max_connections = {ceiling}')))
     return dataplane.load(MEMBER, port)
 
 
@@ -38,10 +42,23 @@ def test_exactly_the_ceiling_is_admitted(unconfigured, driver, ceiling):
     for _ in range(20):
         opened = sent(unconfigured, driver, Burst(each, SYN), Burst(each, SYN, first=each))
         assert opened == {Verdict.FORWARD_OPENED: ceiling, Verdict.REJECT_ALL_FULL: 2 * each - ceiling}
-        assert load.active == ceiling
+        assert load.active == load.half_open == ceiling
         closed = sent(unconfigured, driver, Burst(2 * each, RST), Burst(2 * each, RST))
         assert closed[Verdict.FORWARD_REQUEST] >= ceiling
-        assert load.active == 0
+        assert load.active == load.half_open == 0
+        assert audit(unconfigured.maps) == []
+
+
+def test_exactly_the_budget_of_handshakes_is_admitted(unconfigured, driver):
+    """A tenth of the ceiling, from both CPUs at once; then all are closed, by both CPUs at once."""
+    load = start(unconfigured, 1000)
+    load.half_open_limit = 100
+    for _ in range(20):
+        opened = sent(unconfigured, driver, Burst(2000, SYN), Burst(2000, SYN, first=2000))
+        assert opened == {Verdict.FORWARD_OPENED: 100, Verdict.DROP_HALF_OPEN: 3900}
+        assert load.active == load.half_open == 100
+        sent(unconfigured, driver, Burst(4000, RST), Burst(4000, RST))
+        assert load.active == load.half_open == 0
         assert audit(unconfigured.maps) == []
 
 
@@ -96,7 +113,50 @@ def test_a_sweep_that_never_rests(unconfigured, driver, others):
     assert audit(unconfigured.maps) == []
     unconfigured.sweep()
 
-    assert load.active == 0
+    assert load.active == load.half_open == 0
+
+
+@pytest.mark.parametrize("others", [(), (ACK,), (FIN | ACK,), (RST,)], ids=["alone", "acked", "finished", "reset"])
+@pytest.mark.parametrize("seconds", [0, 5])
+def test_handshakes_that_end_while_they_begin(unconfigured, driver, others, seconds):
+    """The member answers every slot over and over, and sweeps go on: each handshake leaves its budget once."""
+    load = start(unconfigured, 60)
+    unconfigured.settings.syn_sent_timeout = unconfigured.settings.syn_received_timeout = seconds
+    unconfigured.settings.closing_timeout = unconfigured.settings.rest = seconds
+    ((endpoint, entry),) = unconfigured.entries.endpoints.items()
+    answers = [
+        bytes(from_member(MEMBER, snat) / TCP(sport=entry.key.port, dport=FIRST_SNAT_PORT + port, flags=flags))
+        for port in range(entry.slots // len(SNATS))
+        for snat in SNATS
+        for flags in ("SA", "SA", "SA", "R")
+    ]
+    begun, done = threading.Event(), threading.Event()
+
+    def answer() -> None:
+        os.sched_setaffinity(0, {driver.cpus[1]})
+        for number in itertools.count():
+            syscall.run(unconfigured.program.entry, answers[number * 7 % len(answers)])
+            if number % 50 == 0:
+                unconfigured.tables.sweep(endpoint, SweepMode.EXPIRED)
+            begun.set()
+            if done.is_set():
+                break
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        assert begun.wait(10)
+        before = unconfigured.verdicts()
+        while thread.is_alive() and (unconfigured.verdicts() - before)[Verdict.FORWARD_REPLY] < 2000:
+            driver.send(*(Burst(50_000, flags, span=100) for flags in (SYN, *others)))
+            driver.send(Burst(100, ACK), Burst(100, RST, first=50))
+    finally:
+        done.set()
+        thread.join()
+    assert audit(unconfigured.maps) == []
+    unconfigured.sweep(SweepMode.ENDPOINT)
+
+    assert load.active == load.half_open == 0
 
 
 def test_every_slot_of_the_largest_table(unconfigured, driver):
@@ -118,7 +178,9 @@ def test_every_slot_of_the_largest_table(unconfigured, driver):
 
     unconfigured.settings.syn_sent_timeout = unconfigured.settings.rest = 0
     assert unconfigured.sweep() == (100_000, slots - 100_000)
-    assert load.active == 0
+    assert load.active == load.half_open == 0
+    assert audit(unconfigured.maps) == []
+    assert unconfigured.sweep() == (0, 100_000)
     assert audit(unconfigured.maps) == []
     ring = unconfigured.maps["free_slots"].inner(number).bytes.cast("Q")
     assert sorted(ring) == list(range(1, slots + 1))

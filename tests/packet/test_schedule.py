@@ -7,7 +7,7 @@ from scapy.layers.inet import TCP
 
 from ipbackend.abi import Verdict
 from ipbackend.plan import Action, Pool, Step
-from tests.packet.cast import FROM_CLIENT, QUERY, SYN, from_client, pool_of
+from tests.packet.cast import FROM_CLIENT, QUERY, SYN, all_half_open, from_client, pool_of
 
 
 def member(number: int, weight: int = 1, ceiling: int = 98) -> str:
@@ -25,7 +25,7 @@ def turns(dataplane, count: int, first: int = 0) -> list[int]:
 @pytest.mark.parametrize("weights", [(1,), (1, 1), (5, 3, 1), (90, 50, 10), (1, 90), (7, 0, 7)], ids=str)
 def test_a_whole_round_is_exact(unconfigured, weights):
     """Whichever turn it begins with, and over and over."""
-    unconfigured.configure(pool_of(*(member(n, weight) for n, weight in enumerate(weights, 1))))
+    unconfigured.configure(all_half_open(pool_of(*(member(n, weight) for n, weight in enumerate(weights, 1)))))
     whole = sum(weights)
     rounds = 1 + 2 * (whole < 20)
     seen = Counter(turns(unconfigured, whole * rounds))
@@ -77,7 +77,8 @@ def test_a_place_given_back_is_found(unconfigured):
 
 def long_pool(dataplane, members: int, *with_room: int) -> None:
     """The pool of two members, made long: the first one's endpoint, which is full, stands for all others."""
-    dataplane.configure(pool_of(member(1, 1, 1), *(member(2 + n, 1, 98) for n in range(len(with_room)))))
+    short = pool_of(member(1, 1, 1), *(member(2 + n, 1, 98) for n in range(len(with_room))))
+    dataplane.configure(all_half_open(short))
     ((number, pool),) = dataplane.entries.pools.items()
     full, *free = pool.members
     places = [full] * members

@@ -37,14 +37,24 @@ def in_phase(dataplane, phase: Phase, syn=SYN):
     ids=str,
 )
 def test_silence_ends_a_connection(dataplane, phase, seconds):
-    """A moment before its time it stays; then it leaves count and index, is counted, and its slot is free."""
+    """A moment before its time it stays; then it leaves the count, is counted, and its slot rests to tell its ends."""
     flow = in_phase(dataplane, phase)
     silent_for(dataplane, flow, seconds - 1)
     assert dataplane.sweep() == (0, 0)
     silent_for(dataplane, flow, seconds + 1)
     assert dataplane.sweep() == (1, 0)
 
-    assert (dataplane.phase(flow), dataplane.load().active) == (Phase.FREE, 0)
+    load = dataplane.load()
+    assert (dataplane.phase(flow), load.active, load.half_open) == (Phase.EXPIRED, 0, 0)
+    assert dataplane.count("endpoint_counts", dataplane.endpoint(), "expired") == 1
+    assert dataplane.run(flow.request(flags="A")).verdict is Verdict.REJECT_EXPIRED
+    assert dataplane.run(flow.reply(flags="A")).verdict is Verdict.REJECT_EXPIRED
+    silent_for(dataplane, flow, 59)
+    assert dataplane.sweep() == (0, 0)
+    silent_for(dataplane, flow, 61)
+    assert dataplane.sweep() == (0, 1)
+
+    assert (dataplane.phase(flow), load.active, load.half_open) == (Phase.FREE, 0, 0)
     assert dataplane.count("endpoint_counts", dataplane.endpoint(), "expired") == 1
     assert dataplane.run(flow.request(flags="A")).verdict is Verdict.REJECT_NO_CONNECTION
     assert dataplane.run(flow.reply(flags="A")).verdict is Verdict.DROP_NO_CONNECTION
@@ -55,6 +65,7 @@ def test_datagrams_expire_too(dataplane):
     silent_for(dataplane, flow, IDLE + 1)
     dataplane.sweep()
 
+    assert dataplane.phase(flow) is Phase.FREE
     assert dataplane.run(flow.reply() / b"late").verdict is Verdict.DROP_NO_CONNECTION
     assert dataplane.run(QUERY).verdict is Verdict.FORWARD_OPENED
 
@@ -143,5 +154,5 @@ def test_every_slot_of_a_table_is_looked_at(dataplane):
         silent_for(dataplane, flow, 6)
 
     assert dataplane.sweep() == (25, 0)
-    assert {dataplane.phase(flow) for flow in flows[::2]} == {Phase.FREE}
+    assert {dataplane.phase(flow) for flow in flows[::2]} == {Phase.EXPIRED}
     assert {dataplane.phase(flow) for flow in flows[1::2]} == {Phase.SYN_SENT}

@@ -94,3 +94,20 @@ def test_slots_of_addresses_that_do_not_carry_the_ceiling_are_refused(
 
 def test_the_ports_of_an_address_end_where_ports_end() -> None:
     assert sizing.FIRST_SNAT_PORT + sizing.PORTS_PER_SNAT == 65_536
+
+
+@pytest.mark.parametrize(
+    ("ceiling", "percent", "limit"),
+    [
+        (1, 10, 1),
+        (63, 1, 63),
+        (64, 10, 64),
+        (640, 10, 64),
+        (650, 10, 65),
+        (100_000, 10, 10_000),
+        (100_000, 100, 100_000),
+    ],
+)
+def test_handshakes_have_a_share_of_the_ceiling(ceiling: int, percent: int, limit: int) -> None:
+    """No fewer than a burst takes, and no more than the ceiling."""
+    assert sizing.half_open_limit(ceiling, percent) == limit

@@ -84,7 +84,7 @@ def list_(
 
     Example: ipbackend connection list --member 10.0.0.11:8080 --limit 20
     """
-    phases = _OPEN + bytes([Phase.CLOSED]) if everything else _OPEN
+    phases = _OPEN + bytes([Phase.CLOSED, Phase.EXPIRED]) if everything else _OPEN
     with looking(run_directory) as view:
         found = _connections(view, phases, member, client)
         rows = list(islice(found, limit or None))

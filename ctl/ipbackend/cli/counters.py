@@ -21,8 +21,9 @@ MEANINGS = {
     Verdict.REJECT_ALL_FULL: "every member is at its ceiling",
     Verdict.REJECT_TOO_BIG: "longer than the next link's MTU, and not to be fragmented: its sender is told",
     Verdict.REJECT_TTL: "its time to live ended here: its sender is told",
+    Verdict.REJECT_EXPIRED: "of a connection that was silent for too long: its sender is told by a RST",
     Verdict.DROP_MALFORMED: "lengths that lie or do not suffice",
-    Verdict.DROP_FRAGMENT: "a fragment",
+    Verdict.DROP_FRAGMENT: "a later fragment whose first one did not come before it",
     Verdict.DROP_ICMP: "ICMP that is neither an echo request nor an error",
     Verdict.DROP_ICMP_UNRELATED: "an ICMP error about no connection of ours",
     Verdict.DROP_PROTOCOL: "neither TCP, UDP nor ICMP",
@@ -31,6 +32,7 @@ MEANINGS = {
     Verdict.DROP_NO_CONNECTION: "to a SNAT address or a RST, and of no connection",
     Verdict.DROP_NO_NEXT_HOP: "the way to the member was not known at the moment",
     Verdict.DROP_NOT_OPENED: "no free slot, or another CPU in the way: a retransmission opens it",
+    Verdict.DROP_HALF_OPEN: "every member with room had too many handshakes under way",
     Verdict.DROP_INDEX_FULL: "both buckets of the flow index were full",
 }
 TOTALS = {"passed": "PASS", "forwarded": "FORWARD", "rejected": "REJECT", "dropped": "DROP"}

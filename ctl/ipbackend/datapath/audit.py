@@ -49,9 +49,14 @@ def _audit_endpoint(maps: Maps, endpoint: int, indexed: Counter[int]) -> Iterato
         yield f"endpoint {endpoint}: it has no tables"
         return
     phases = [Phase(value) for value in bytes(connections.column("state"))]
-    active, counted = maps["load"].memory()[endpoint].active, sum(phase.is_open for phase in phases)
-    if active != counted:
-        yield f"endpoint {endpoint}: active is {active}, its slots hold {counted} open connections"
+    its_load = maps["load"].memory()[endpoint]
+    counts = {
+        "active": (its_load.active, sum(phase.is_open for phase in phases)),
+        "half_open": (its_load.half_open, sum(phase.is_half_open for phase in phases)),
+    }
+    for name, (said, counted) in counts.items():
+        if said != counted:
+            yield f"endpoint {endpoint}: {name} is {said}, its slots hold {counted} such connections"
 
     queued = Counter(entry - 1 for entry in ring.bytes.cast("Q") if entry)
     for slot, phase in enumerate(phases):
@@ -61,5 +66,5 @@ def _audit_endpoint(maps: Maps, endpoint: int, indexed: Counter[int]) -> Iterato
         entries = indexed.pop(endpoint << SLOT_BITS | slot, 0)
         if phase.is_open and not entries:
             yield f"endpoint {endpoint}: slot {slot}, {phase.name}, is not in the flow index"
-        if entries and not phase.is_open and phase is not Phase.CLOSED:
+        if entries and not phase.is_open and phase not in (Phase.CLOSED, Phase.EXPIRED):
             yield f"endpoint {endpoint}: slot {slot}, {phase.name}, is in the flow index"

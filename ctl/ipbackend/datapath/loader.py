@@ -17,7 +17,7 @@ from ipbackend.errors import DatapathError
 from ipbackend.sizing import flow_index_buckets
 
 ENTRY, SWEEP = "ipbackend", "ipbackend_sweep"
-ROADS = {Road.OPEN: "ipbackend_open", Road.ICMP: "ipbackend_icmp"}
+ROADS = {Road.OPEN: "ipbackend_open", Road.ICMP: "ipbackend_icmp", Road.FRAGMENT: "ipbackend_fragment"}
 PROGRAMS = "programs"  # the folder of their pins, beside the maps'
 _BPFFS_MAGIC = 0xCAFE4A11
 

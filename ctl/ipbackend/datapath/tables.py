@@ -10,7 +10,7 @@ from typing import Any
 from ipbackend.abi import SWEEP_SLICE, PoolWord, Role, SweepMode
 from ipbackend.datapath import syscall
 from ipbackend.datapath.maps import Map, Maps
-from ipbackend.model import EndpointKey, Protocol
+from ipbackend.model import EndpointKey, Gateway, Protocol
 from ipbackend.plan import Action, Address, Endpoint, Entries, Listener, ListenerKey, NextHop, Pool, Step
 
 _BATCH = 256  # endpoints or pools made at a time: each takes file descriptors meanwhile
@@ -93,6 +93,12 @@ class Tables:
             links={index: mtu for index, mtu in enumerate(self._maps["links"].memory().bytes.cast("I")[::2]) if mtu},
         )
 
+    def set_timeouts(self, gateway: Gateway) -> None:
+        """How long a connection may be silent in each phase; the next sweep goes by it."""
+        settings = self._maps["gateway"].memory()[0]
+        for name in ("syn_sent_timeout", "syn_received_timeout", "closing_timeout", "rest"):
+            setattr(settings, name, getattr(gateway, name))
+
     def drop_unused_pools(self) -> None:
         """Pools that no listener points to, left by a controller that died between two steps."""
         used = {listener.pool for listener in self._maps["listeners"].values()}
@@ -132,6 +138,7 @@ class Tables:
             value.slots,
             tuple(ip_from_map(address) for address in value.snat if address),
             self._maps["load"].memory()[number].ceiling,
+            self._maps["load"].memory()[number].half_open_limit,
         )
 
     def _next_hops(self) -> dict[int, NextHop]:
@@ -234,7 +241,8 @@ class Tables:
             ),
         )
         self._maps["endpoints_by_addr"].set(at, number)
-        self._maps["load"].memory()[number].ceiling = endpoint.ceiling
+        its_load = self._maps["load"].memory()[number]
+        its_load.half_open_limit, its_load.ceiling = endpoint.half_open_limit, endpoint.ceiling
 
     def _delete_endpoint(self, number: int, endpoint: Endpoint) -> None:
         self._maps["endpoints_by_addr"].delete(self._endpoint_key(endpoint.key))

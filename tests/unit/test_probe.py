@@ -1,0 +1,44 @@
+"""Probes are frames that any stack takes as it should: checksums by scapy, numbers far outside the windows."""
+
+from ipaddress import IPv4Address
+from types import SimpleNamespace
+
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Ether
+
+from ipbackend.model import EndpointKey, Protocol
+from ipbackend.plan import Endpoint, NextHop
+from ipbackend.probe import probes
+
+SNATS = tuple(IPv4Address(f"10.0.0.10{number}") for number in (1, 2, 3, 4))
+ENDPOINT = Endpoint(EndpointKey(IPv4Address("192.168.50.10"), 8080, Protocol.TCP), 1, 128, SNATS, 50, 50)
+HOP = NextHop(7, IPv4Address("10.0.0.3"), b"\x02" * 6, b"\x04" * 6, 1500, True)
+
+
+def test_both_ends_are_asked() -> None:
+    connection = SimpleNamespace(
+        client=int.from_bytes(IPv4Address("203.0.113.7").packed, "little"),
+        vip=int.from_bytes(IPv4Address("10.0.0.100").packed, "little"),
+        client_port=int.from_bytes((40000).to_bytes(2, "big"), "little"),
+        vip_port=int.from_bytes((80).to_bytes(2, "big"), "little"),
+        client_interface=3,
+        client_mac=[6] * 6,
+        gateway_mac=[8] * 6,
+        client_sequence=5,
+        member_sequence=0xFFFF_FFF0,
+    )
+    to_client, to_member = probes(connection, 6, ENDPOINT, HOP)
+
+    assert (to_client.interface, to_member.interface) == (3, 7)
+    expected = (
+        Ether(src="08:08:08:08:08:08", dst="06:06:06:06:06:06")
+        / IP(src="10.0.0.100", dst="203.0.113.7", id=0, flags="DF")
+        / TCP(sport=80, dport=40000, seq=0xBFFF_FFF0, ack=5, flags="A", window=0)
+    )
+    assert to_client.frame == bytes(expected)
+    expected = (
+        Ether(src="04:04:04:04:04:04", dst="02:02:02:02:02:02")
+        / IP(src="10.0.0.103", dst="192.168.50.10", id=0, flags="DF")
+        / TCP(sport=32769, dport=8080, seq=0xC000_0005, ack=0xFFFF_FFF0, flags="A", window=0)
+    )
+    assert to_member.frame == bytes(expected)
