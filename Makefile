@@ -1,7 +1,7 @@
 # Everything a contributor runs. `make help` lists the targets.
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := python3-bpfcc python3-venv linux-libc-dev
+PACKAGES := python3-bpfcc python3-venv linux-libc-dev nftables
 .DEFAULT_GOAL := help
 .PHONY: help setup test fuzz lint demo lab clean
 

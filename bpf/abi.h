@@ -9,6 +9,7 @@
 #define MAX_ENDPOINTS 32768	/* 15 bits of a flow index entry; id 0 means none */
 #define MAX_NEXT_HOPS 32768	/* id 0 means none */
 #define MAX_FRAGMENTS 65536	/* datagrams under way in fragments */
+#define FRAGMENT_LIFE 224	/* ticks, 30 s: as long as a receiver waits for the rest of a datagram */
 #define MAX_LINKS 65536		/* interface indexes */
 #define MAX_SLOTS 131072	/* 17 bits of a flow index entry */
 #define MAX_SNAT_ADDRESSES 4
@@ -211,6 +212,7 @@ struct fragment {
 	__be16 dport;
 	__be16 id;		/* that they leave with: those of many clients may meet at one member */
 	__u16 header;		/* bytes of the transport header: no later one may begin within */
+	__u32 seen;		/* tick */
 };
 
 /* One of the gateway's own interfaces, by its index. */

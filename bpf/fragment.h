@@ -15,6 +15,12 @@ static __always_inline struct fragment_key fragment_key_of(const struct packet *
 	return key;
 }
 
+/* Not from an earlier datagram, whose id has come round again. */
+static __always_inline bool is_recent(const struct fragment *known)
+{
+	return known && (__s32)(now() - known->seen) <= FRAGMENT_LIFE;
+}
+
 /*
  * Before a first fragment leaves: the ports, and an id that all leave with. The datagrams of many clients come
  * to a member from few addresses, where their own ids would meet and pieces of different ones be put together.
@@ -26,8 +32,9 @@ static __always_inline void remember_fragment(struct packet *pkt)
 	struct fragment fresh = {
 		.sport = pkt->tuple.sport,
 		.dport = pkt->tuple.dport,
-		.id = known ? known->id : (__be16)bpf_get_prandom_u32(),
+		.id = is_recent(known) ? known->id : (__be16)bpf_get_prandom_u32(),
 		.header = pkt->header,
+		.seen = now(),
 	};
 
 	fragments.update(&key, &fresh);
@@ -40,7 +47,7 @@ static __always_inline bool recall_fragment(struct packet *pkt)
 	struct fragment_key key = fragment_key_of(pkt);
 	struct fragment *known = fragments.lookup(&key);
 
-	if (!known)
+	if (!is_recent(known))
 		return false;
 	pkt->tuple.sport = known->sport;
 	pkt->tuple.dport = known->dport;

@@ -375,6 +375,21 @@ def test_what_is_remembered(dataplane):
     assert remembered(dataplane) == [0x1234] * 2
 
 
+def test_what_is_remembered_grows_old(dataplane):
+    """An id comes round again: what was first once says nothing of a datagram half a minute later."""
+    flow = flow_of(dataplane, "UDP")
+    first, later = pieces(flow.request(ip={"id": 77}) / bytes(2000))
+    left = dataplane.run(first).packet
+    ((key, value),) = dataplane.maps["fragments"].items()
+    value.seen = (value.seen - 225) & 0xFFFF_FFFF
+    dataplane.maps["fragments"].set(key, value)
+
+    assert dataplane.run(later).verdict is Verdict.DROP_FRAGMENT
+    again = dataplane.run(first)
+    assert again.verdict is Verdict.FORWARD_REQUEST
+    assert dataplane.run(later).packet[IP].id == again.packet[IP].id != left[IP].id
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_random_datagrams(dataplane, seed):
     """Of several flows and both sides, cut anywhere, in any order behind their first ones, all mixed."""
