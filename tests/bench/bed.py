@@ -12,6 +12,7 @@ import numpy as np
 from bcc import BPF  # noqa: TID251 - programs beside the data plane, not a part of it
 
 from ipbackend.abi import SweepMode, Verdict
+from ipbackend.datapath.loader import load
 from tests.bench import frames
 from tests.bench.driver import Driver, Placed, array_of, compiled
 from tests.bench.frames import ACK, SYN, TCP, UDP, Row
@@ -135,14 +136,14 @@ class Yardsticks:
     def __init__(self, flows: Flows) -> None:
         self._bpf = compiled("yardsticks.c", FLOWS=len(flows))
         names = ("empty", "array_nat", "reference_nat")
-        self.programs = {name: self._bpf.load_func(name.encode(), BPF.XDP).fd for name in names}
+        self.programs = {name: load(self._bpf, name, BPF.XDP) for name in names}
         table = array_of(self._bpf[b"by_index"].map_fd, _TRANSLATION, len(flows))
         at = flows.requests["sequence"] - 1
         for name, there in (("saddr", "daddr"), ("daddr", "saddr"), ("sport", "dport"), ("dport", "sport")):
             table[name][at] = flows.replies[there]
         table["macs"] = bytes.fromhex("021100000001021100000002")
         driver = Driver(len(flows), 1)
-        driver.aim(self._bpf.load_func(b"fill", BPF.XDP).fd)
+        driver.aim(load(self._bpf, "fill", BPF.XDP))
         driver.send(driver.place(flows.requests), len(flows))
         driver.close()
 

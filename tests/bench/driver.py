@@ -14,6 +14,7 @@ from bcc import BPF  # noqa: TID251 - a program beside the data plane, not a par
 
 from ipbackend.datapath import syscall
 from ipbackend.datapath.headers import make_header_tree
+from ipbackend.datapath.loader import load
 from tests.bench.frames import SHOT, Row
 
 HERE = Path(__file__).parent
@@ -74,8 +75,8 @@ class Driver:
 
     def __init__(self, shots: int, seen: int) -> None:
         self._bpf = compiled("driver.c", SHOTS=shots, SEEN=seen)
-        self._drive = self._bpf.load_func(b"drive", BPF.XDP).fd
-        self._observe = self._bpf.load_func(b"observe", BPF.XDP).fd
+        self._drive = load(self._bpf, "drive", BPF.XDP)
+        self._observe = load(self._bpf, "observe", BPF.XDP)
         self._shots = array_of(self._bpf[b"shots"].map_fd, SHOT, shots)
         self._seen = array_of(self._bpf[b"seen"].map_fd, SHOT, seen)
         self._orders = array_of(self._bpf[b"orders"].map_fd, _ORDERS, 64)

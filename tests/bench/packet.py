@@ -243,7 +243,7 @@ def main() -> None:
     os.sched_setaffinity(0, {given.cpu})
     wanted = set(given.cases) | {"array-nat", "reference-nat"}
     lines = []
-    with load(1_000_000) as dataplane:
+    with load(1_200_000) as dataplane:
         if wanted - {"new", "array-nat", "reference-nat"}:
             for one in levels(dataplane, wanted, given.flows, given.rounds):
                 lines.append(one.line())
