@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -172,10 +173,10 @@ class Dataplane:
         return sum(getattr(one, field) for one in self.maps[table].get(number))
 
 
-@pytest.fixture(scope="session")
-def loaded(own_run: None) -> Iterator[Dataplane]:
-    """Compiled and loaded once for all tests, with a hash key as the daemon draws one."""
-    program = Program(RUN, 200_000)
+@contextmanager
+def load(connections: int) -> Iterator[Dataplane]:
+    """Compiled and loaded for so many connections, with a hash key as the daemon draws one."""
+    program = Program(RUN, connections)
     with Maps(RUN) as maps:
         settings = maps["gateway"].memory()[0]
         secret = Random(1)
@@ -184,6 +185,13 @@ def loaded(own_run: None) -> Iterator[Dataplane]:
         program.join(maps)
         yield Dataplane(program, maps)
     program.close()
+
+
+@pytest.fixture(scope="session")
+def loaded(own_run: None) -> Iterator[Dataplane]:
+    """Once for all tests."""
+    with load(200_000) as dataplane:
+        yield dataplane
 
 
 @pytest.fixture
