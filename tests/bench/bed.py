@@ -78,13 +78,17 @@ def changed(shots: Row, **fields: object) -> Row:
 
 
 @contextmanager
-def counted(dataplane: Dataplane, **expected: int) -> Iterator[None]:
+def counted(dataplane: Dataplane, expected: dict[Verdict, int]) -> Iterator[None]:
     """Every packet meanwhile must end as said, or the figures would be of something else."""
     before = dataplane.verdicts()
     yield
     have = dataplane.verdicts() - before
-    if have != Counter({Verdict[name]: count for name, count in expected.items() if count}):
-        raise AssertionError(f"packets ended as { {v.name: n for v, n in have.items()} } instead of {expected}")
+    if have != Counter(expected):
+        raise AssertionError(f"packets ended as {_named(have)} instead of {_named(expected)}")
+
+
+def _named(counts: dict[Verdict, int]) -> dict[str, int]:
+    return {verdict.name: count for verdict, count in counts.items()}
 
 
 @dataclass(frozen=True)
@@ -103,29 +107,38 @@ class Flows:
 
 def opened(dataplane: Dataplane, requests: Row) -> Flows:
     """A connection for each of these requests, after its handshake."""
-    driver = Driver(len(requests), len(requests))
-    driver.aim(dataplane.program.entry)
     number = len(requests)
+    if not number:
+        return Flows(requests, requests)
+    driver, entry = Driver(number, number), dataplane.program.entry
     tcp = requests["protocol"][0] == TCP
     placed = driver.place(changed(requests, flags=SYN, sequence=requests["sequence"] - 1) if tcp else requests)
-    with counted(dataplane, FORWARD_OPENED=number):
-        left = driver.observe(placed)
+    with counted(dataplane, {Verdict.FORWARD_OPENED: number}):
+        left = driver.observe(entry, placed)
     replies = frames.turned(left, sequence=requests["sequence"], flags=ACK if tcp else 0)
     if tcp:
         driver.replace(placed, changed(replies, flags=SYN | ACK))
-        with counted(dataplane, FORWARD_REPLY=number):
-            driver.observe(placed)
+        with counted(dataplane, {Verdict.FORWARD_REPLY: number}):
+            driver.observe(entry, placed)
         driver.replace(placed, requests)
-        with counted(dataplane, FORWARD_REQUEST=number):
-            driver.observe(placed)
+        with counted(dataplane, {Verdict.FORWARD_REQUEST: number}):
+            driver.observe(entry, placed)
     driver.close()
     return Flows(requests, replies)
 
 
-def closed(dataplane: Dataplane, protocol: str) -> None:
-    """All connections of this protocol ended, unmeasured."""
+def fill(dataplane: Dataplane, syns: Row) -> None:
+    """Connections that stay, their handshakes under way."""
+    driver = Driver(len(syns))
+    with counted(dataplane, {Verdict.FORWARD_OPENED: len(syns)}):
+        driver.observe(dataplane.program.entry, driver.place(syns))
+    driver.close()
+
+
+def ended(dataplane: Dataplane, *protocols: str) -> None:
+    """All connections of these protocols, unmeasured."""
     for number, endpoint in dataplane.entries.endpoints.items():
-        if endpoint.key.protocol == protocol:
+        if endpoint.key.protocol in protocols:
             dataplane.tables.sweep(number, SweepMode.ENDPOINT)
 
 
@@ -133,30 +146,29 @@ class Yardsticks:
     """The programs of yardsticks.c over the flows whose requests these are, as they leave the data plane."""
 
     def __init__(self, flows: Flows) -> None:
-        self._bpf = compiled("yardsticks.c", FLOWS=len(flows))
+        self._bpf = compiled("yardsticks.c", FLOWS=max(len(flows), 1))
         names = ("empty", "array_nat", "reference_nat")
         self.programs = {name: self._bpf.load_func(name.encode(), BPF.XDP).fd for name in names}
-        table = array_of(self._bpf[b"by_index"].map_fd, _TRANSLATION, len(flows))
+        table = array_of(self._bpf[b"by_index"].map_fd, _TRANSLATION, max(len(flows), 1))
+        if not len(flows):
+            return
         at = flows.requests["sequence"] - 1
         for name, there in (("saddr", "daddr"), ("daddr", "saddr"), ("sport", "dport"), ("dport", "sport")):
             table[name][at] = flows.replies[there]
         table["macs"] = bytes.fromhex("021100000001021100000002")
-        driver = Driver(len(flows), 1)
-        driver.aim(self._bpf.load_func(b"fill", BPF.XDP).fd)
-        driver.send(driver.place(flows.requests), len(flows))
+        driver = Driver(len(flows))
+        driver.observe(self._bpf.load_func(b"fill", BPF.XDP).fd, driver.place(flows.requests))
         driver.close()
 
     def close(self) -> None:
         self._bpf.cleanup()
 
 
-def check_rewritten(driver: Driver, placed: Placed, sent: Row, expected: Row) -> None:
+def check_rewritten(driver: Driver, program: int, placed: Placed, expected: Row) -> None:
     """Each frame of the row must leave as expected, one hop older; checksums are computed anew."""
-    left = driver.observe(placed)
+    left = driver.observe(program, placed)
     expected = changed(expected, ttl=frames.TTL - 1)
     wrong = np.flatnonzero(left != expected)
     if len(wrong):
         at = wrong[0]
-        raise AssertionError(
-            f"{len(wrong)} of {len(sent)} frames leave wrong: {sent[at]} as {left[at]}, not {expected[at]}"
-        )
+        raise AssertionError(f"{len(wrong)} of {len(left)} frames leave wrong: {left[at]} instead of {expected[at]}")

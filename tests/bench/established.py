@@ -1,0 +1,105 @@
+"""Packets of connections that are open already, and of none: the cost of each over so many flows, beside yardsticks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ipbackend.abi import Verdict
+from tests.bench import bed, frames
+from tests.bench.bed import Flows, Yardsticks, changed, clients, configured, listening
+from tests.bench.driver import Driver, Placed, Visit
+from tests.bench.frames import SYN, TCP, UDP
+from tests.bench.rounds import Case, Line, measured
+from tests.packet.conftest import Dataplane
+
+YARDSTICKS = ("array-nat", "reference-nat")
+DATAGRAMS = ("request-udp", "reply-udp")
+CASES = (*YARDSTICKS, "not-ours", "request", "reply", *DATAGRAMS, "reject")
+MEMBERS = 10  # of 100,000 TCP connections each
+DATAGRAM_FLOWS = 100_000  # at the most
+FEW = 10_000  # flows that stay in the cache: many short turns, since the machine's own speed comes and goes
+LAP = 1_000  # packets
+
+
+def turns(flows: int, rounds: int) -> tuple[int, int]:
+    """Laps in a turn of a case, and how many turns it gets."""
+    return (20, rounds * 15) if flows <= FEW else (500, rounds)
+
+
+class Level:
+    """All cases over these flows."""
+
+    def __init__(self, dataplane: Dataplane, flows: Flows, datagrams: Flows | None) -> None:
+        self._dataplane = dataplane
+        self._flows = flows
+        self._datagrams = datagrams
+        self._driver = Driver(6 * len(flows), len(flows))
+        self._yardsticks = Yardsticks(flows)
+        self._order = np.random.default_rng(len(flows)).permutation(len(flows))
+
+    def lines(self, wanted: set[str], rounds: int) -> Iterator[Line]:
+        """The figures of the wanted cases; ratios to the reference NAT of the same round."""
+        laps, turns_each = turns(len(self._flows), rounds)
+        cases = [case for case in self._cases(laps) if case.name in wanted | {"empty", *YARDSTICKS}]
+        empty, *series = measured(self._dataplane, self._driver, cases, turns_each)
+        yield empty.line()
+        (reference,) = (one for one in series if one.name == "reference-nat")
+        for one in series:
+            yield one.line(**one.ratio_to(reference, "reference"))
+
+    def _cases(self, laps: int) -> Iterator[Case]:
+        entry, programs = self._dataplane.program.entry, self._yardsticks.programs
+
+        def case(name: str, program: int, row: Placed, *verdicts: Verdict) -> Case:
+            return Case(name, len(self._flows), Visit(program, row, LAP, laps), verdicts)
+
+        requests, replies = self._flows.requests[self._order], self._flows.replies[self._order]
+        row, answers = self._driver.place(requests), self._driver.place(replies)
+        yield case("empty", programs["empty"], row)
+        for name in YARDSTICKS:
+            program = programs[name.replace("-", "_")]
+            bed.check_rewritten(self._driver, program, row, frames.turned(replies))
+            yield case(name, program, row)
+        bed.check_rewritten(self._driver, entry, row, frames.turned(replies))
+        bed.check_rewritten(self._driver, entry, answers, frames.turned(requests))
+        strangers = self._driver.place(changed(requests, daddr=bed.ELSEWHERE))
+        refused = self._driver.place(changed(requests, dport=bed.NO_LISTENER, flags=SYN))
+        yield case("not-ours", entry, strangers, Verdict.PASS_NOT_OURS)
+        yield case("request", entry, row, Verdict.FORWARD_REQUEST)
+        yield case("reply", entry, answers, Verdict.FORWARD_REPLY)
+        yield case("reject", entry, refused, Verdict.REJECT_NO_LISTENER)
+        if self._datagrams:
+            requests, replies = self._datagrams.requests[self._order], self._datagrams.replies[self._order]
+            row, answers = self._driver.place(requests), self._driver.place(replies)
+            bed.check_rewritten(self._driver, entry, row, frames.turned(replies))
+            bed.check_rewritten(self._driver, entry, answers, frames.turned(requests))
+            yield case("request-udp", entry, row, Verdict.FORWARD_REQUEST)
+            yield case("reply-udp", entry, answers, Verdict.FORWARD_REPLY)
+
+    def close(self) -> None:
+        """Let go of the kernel's memory."""
+        self._driver.close()
+        self._yardsticks.close()
+
+
+def lines(dataplane: Dataplane, wanted: set[str], numbers: list[int], rounds: int) -> Iterator[Line]:
+    """The cases over more and more flows, which a pool of ten members shares."""
+    members = [f'address = "10.0.0.{host}", port = 8080' for host in range(11, 11 + MEMBERS)]
+    few = [f"{member}, max_connections = {DATAGRAM_FLOWS // MEMBERS}" for member in members]
+    configured(dataplane, listening("web", 80, members), listening("dns", 53, few, "UDP"))
+    requests = clients(max(numbers), TCP, 1)
+    queries = clients(min(max(numbers), DATAGRAM_FLOWS), UDP, 2)
+    flows = bed.opened(dataplane, requests[:0])
+    datagrams = bed.opened(dataplane, queries[:0])
+    for number in sorted(numbers):
+        flows += bed.opened(dataplane, requests[len(flows) : number])
+        if wanted & {*DATAGRAMS} and number <= DATAGRAM_FLOWS:
+            datagrams += bed.opened(dataplane, queries[len(datagrams) : number])
+        else:
+            bed.ended(dataplane, "UDP")
+        level = Level(dataplane, flows, datagrams if len(datagrams) == number else None)
+        yield from level.lines(wanted, rounds)
+        level.close()
+    bed.ended(dataplane, "TCP", "UDP")
