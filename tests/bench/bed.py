@@ -105,12 +105,12 @@ class Flows:
         return Flows(np.concatenate([self.requests, other.requests]), np.concatenate([self.replies, other.replies]))
 
 
-def opened(dataplane: Dataplane, requests: Row) -> Flows:
+def opened(dataplane: Dataplane, driver: Driver, requests: Row) -> Flows:
     """A connection for each of these requests, after its handshake."""
     number = len(requests)
     if not number:
         return Flows(requests, requests)
-    driver, entry = Driver(number, number), dataplane.program.entry
+    entry = dataplane.program.entry
     tcp = requests["protocol"][0] == TCP
     placed = driver.place(changed(requests, flags=SYN, sequence=requests["sequence"] - 1) if tcp else requests)
     with counted(dataplane, {Verdict.FORWARD_OPENED: number}):
@@ -123,16 +123,16 @@ def opened(dataplane: Dataplane, requests: Row) -> Flows:
         driver.replace(placed, requests)
         with counted(dataplane, {Verdict.FORWARD_REQUEST: number}):
             driver.observe(entry, placed)
-    driver.close()
+    driver.free(placed)
     return Flows(requests, replies)
 
 
-def fill(dataplane: Dataplane, syns: Row) -> None:
+def fill(dataplane: Dataplane, driver: Driver, syns: Row) -> None:
     """Connections that stay, their handshakes under way."""
-    driver = Driver(len(syns))
+    placed = driver.place(syns)
     with counted(dataplane, {Verdict.FORWARD_OPENED: len(syns)}):
-        driver.observe(dataplane.program.entry, driver.place(syns))
-    driver.close()
+        driver.observe(dataplane.program.entry, placed)
+    driver.free(placed)
 
 
 def ended(dataplane: Dataplane, *protocols: str) -> None:
@@ -145,7 +145,7 @@ def ended(dataplane: Dataplane, *protocols: str) -> None:
 class Yardsticks:
     """The programs of yardsticks.c over the flows whose requests these are, as they leave the data plane."""
 
-    def __init__(self, flows: Flows) -> None:
+    def __init__(self, driver: Driver, flows: Flows) -> None:
         self._bpf = compiled("yardsticks.c", FLOWS=max(len(flows), 1))
         names = ("empty", "array_nat", "reference_nat")
         self.programs = {name: self._bpf.load_func(name.encode(), BPF.XDP).fd for name in names}
@@ -156,9 +156,9 @@ class Yardsticks:
         for name, there in (("saddr", "daddr"), ("daddr", "saddr"), ("sport", "dport"), ("dport", "sport")):
             table[name][at] = flows.replies[there]
         table["macs"] = bytes.fromhex("021100000001021100000002")
-        driver = Driver(len(flows))
-        driver.observe(self._bpf.load_func(b"fill", BPF.XDP).fd, driver.place(flows.requests))
-        driver.close()
+        placed = driver.place(flows.requests)
+        driver.observe(self._bpf.load_func(b"fill", BPF.XDP).fd, placed)
+        driver.free(placed)
 
     def close(self) -> None:
         self._bpf.cleanup()

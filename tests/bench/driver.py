@@ -88,9 +88,9 @@ class Sent:
 
 
 class Driver:
-    """Room for `shots` frames in rows, and for the last `seen` that were observed."""
+    """Room for `shots` frames in rows, the last of which is freed first, and for `seen` that are observed."""
 
-    def __init__(self, shots: int, seen: int = 1) -> None:
+    def __init__(self, shots: int, seen: int) -> None:
         self._bpf = compiled("driver.c", SHOTS=shots, SEEN=seen)
         self._drive = self._bpf.load_func(b"drive", BPF.XDP).fd
         self._observe = self._bpf.load_func(b"observe", BPF.XDP).fd
@@ -108,6 +108,7 @@ class Driver:
     def place(self, shots: Row) -> Placed:
         """A row of its own for these."""
         placed = Placed(self._used, len(shots))
+        assert placed.first + placed.span <= len(self._shots)
         self._used += placed.span
         self.replace(placed, shots)
         return placed
@@ -116,12 +117,19 @@ class Driver:
         """Other frames in the same row."""
         self._shots[placed.first : placed.first + placed.span] = shots
 
+    def free(self, placed: Placed) -> None:
+        """The row, and all that were placed after it; programs may have been closed, and their numbers be others'."""
+        self._used = placed.first
+        self._targets = {}
+
     def send(self, visits: Sequence[Visit]) -> Sent:
         """All visits one after the other, on this thread's one CPU.
 
-        If no undoing ends the last lap, one packet more as the first visit's does. Each series of runs has the kernel patch its own code first, which takes 20 ms: so one series does it all.
+        Each series of runs has the kernel patch its own code first, which takes 20 ms: so one series does it all.
+        If no undoing ends the last lap, one packet more as the first visit's does.
         """
         (cpu,) = os.sched_getaffinity(0)
+        self._aim({visit.program for visit in visits})
         for number, visit in enumerate(visits, cpu * MAX_VISITS):
             self._visits[number] = self._written(visit)
         self._orders[cpu] = 0
@@ -135,6 +143,7 @@ class Driver:
     def observe(self, program: int, row: Placed) -> Row:
         """The row sent once, unmeasured, and each frame as it left."""
         (cpu,) = os.sched_getaffinity(0)
+        self._aim({program})
         self._orders[cpu] = 0
         for name, value in zip(self._orders.dtype.names, self._written(Visit(program, row, 0, 0)), strict=False):
             self._orders[cpu][name] = value
@@ -143,16 +152,17 @@ class Driver:
 
     def _written(self, visit: Visit) -> tuple[int, ...]:
         undo = visit.undo.first if visit.undo else 0
-        target = self._target(visit.program)
+        target = self._targets[visit.program]
         return visit.row.first, undo, visit.row.span, visit.start, visit.lap, visit.laps, target, bool(visit.undo)
 
-    def _target(self, program: int) -> int:
-        if program not in self._targets:
-            number = len(self._targets)
-            assert number < MAX_TARGETS
+    def _aim(self, programs: set[int]) -> None:
+        """Have the targets be these programs, unless they are among them already."""
+        if programs <= self._targets.keys():
+            return
+        assert len(programs) <= MAX_TARGETS
+        self._targets = {program: number for number, program in enumerate(sorted(programs))}
+        for program, number in self._targets.items():
             syscall.update(self._bpf[b"targets"].map_fd, number.to_bytes(4, "little"), program.to_bytes(4, "little"))
-            self._targets[program] = number
-        return self._targets[program]
 
     def close(self) -> None:
         """Let go of the kernel's memory."""

@@ -31,12 +31,12 @@ def turns(flows: int, rounds: int) -> tuple[int, int]:
 class Level:
     """All cases over these flows."""
 
-    def __init__(self, dataplane: Dataplane, flows: Flows, datagrams: Flows | None) -> None:
+    def __init__(self, dataplane: Dataplane, driver: Driver, flows: Flows, datagrams: Flows | None) -> None:
         self._dataplane = dataplane
         self._flows = flows
         self._datagrams = datagrams
-        self._driver = Driver(6 * len(flows), len(flows))
-        self._yardsticks = Yardsticks(flows)
+        self._driver = driver
+        self._yardsticks = Yardsticks(driver, flows)
         self._order = np.random.default_rng(len(flows)).permutation(len(flows))
 
     def lines(self, wanted: set[str], rounds: int) -> Iterator[Line]:
@@ -44,6 +44,8 @@ class Level:
         laps, turns_each = turns(len(self._flows), rounds)
         cases = [case for case in self._cases(laps) if case.name in wanted | {"empty", *YARDSTICKS}]
         empty, *series = measured(self._dataplane, self._driver, cases, turns_each)
+        self._driver.free(cases[0].visit.row)
+        self._yardsticks.close()
         yield empty.line()
         (reference,) = (one for one in series if one.name == "reference-nat")
         for one in series:
@@ -78,28 +80,22 @@ class Level:
             yield case("request-udp", entry, row, Verdict.FORWARD_REQUEST)
             yield case("reply-udp", entry, answers, Verdict.FORWARD_REPLY)
 
-    def close(self) -> None:
-        """Let go of the kernel's memory."""
-        self._driver.close()
-        self._yardsticks.close()
 
-
-def lines(dataplane: Dataplane, wanted: set[str], numbers: list[int], rounds: int) -> Iterator[Line]:
+def lines(dataplane: Dataplane, driver: Driver, wanted: set[str], numbers: list[int], rounds: int) -> Iterator[Line]:
     """The cases over more and more flows, which a pool of ten members shares."""
     members = [f'address = "10.0.0.{host}", port = 8080' for host in range(11, 11 + MEMBERS)]
     few = [f"{member}, max_connections = {DATAGRAM_FLOWS // MEMBERS}" for member in members]
     configured(dataplane, listening("web", 80, members), listening("dns", 53, few, "UDP"))
     requests = clients(max(numbers), TCP, 1)
     queries = clients(min(max(numbers), DATAGRAM_FLOWS), UDP, 2)
-    flows = bed.opened(dataplane, requests[:0])
-    datagrams = bed.opened(dataplane, queries[:0])
+    flows = bed.opened(dataplane, driver, requests[:0])
+    datagrams = bed.opened(dataplane, driver, queries[:0])
     for number in sorted(numbers):
-        flows += bed.opened(dataplane, requests[len(flows) : number])
+        flows += bed.opened(dataplane, driver, requests[len(flows) : number])
         if wanted & {*DATAGRAMS} and number <= DATAGRAM_FLOWS:
-            datagrams += bed.opened(dataplane, queries[len(datagrams) : number])
+            datagrams += bed.opened(dataplane, driver, queries[len(datagrams) : number])
         else:
             bed.ended(dataplane, "UDP")
-        level = Level(dataplane, flows, datagrams if len(datagrams) == number else None)
+        level = Level(dataplane, driver, flows, datagrams if len(datagrams) == number else None)
         yield from level.lines(wanted, rounds)
-        level.close()
     bed.ended(dataplane, "TCP", "UDP")

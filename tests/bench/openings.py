@@ -23,21 +23,13 @@ OCCUPANCIES = (0.01, 0.5, 0.99, 0.999)
 VERDICTS = (Verdict.FORWARD_OPENED, Verdict.FORWARD_REQUEST)
 
 
-def shots(slots: int) -> int:
-    """Room that the openings at tables of so many slots take in a driver.
-
-    A closed connection stays in the index until its slot is used again: its tuple must not come before.
-    """
-    return 2 * (slots * 3 // 2 // LAP * LAP + LAP)
-
-
 def openings(dataplane: Dataplane, driver: Driver, slots: int, port: int, ports: int = 1) -> Visit:
     """Ever other clients' SYNs to a port of the VIP, or by turns to that many from it on, and the RSTs that undo them.
 
-    Each slot of the members behind it has been used once when this returns, so that what is measured is what goes
-    on for ever: an opening evicts a closed connection.
+    Each of the members' `slots` has been used once when this returns, so that what is measured is what goes on for
+    ever: an opening evicts a closed connection. That stays in the index until then: its tuple must not come before.
     """
-    syns = clients(shots(slots) // 2, TCP, port)
+    syns = clients(slots * 3 // 2 // LAP * LAP + LAP, TCP, port)
     syns = changed(syns, dport=port + syns["sequence"] % ports, flags=SYN)
     undo = driver.place(changed(syns, flags=RST))
     visit = Visit(dataplane.program.entry, driver.place(syns), LAP, LAPS, undo)
@@ -46,18 +38,17 @@ def openings(dataplane: Dataplane, driver: Driver, slots: int, port: int, ports:
     return visit
 
 
-def lines(dataplane: Dataplane, rounds: int) -> Iterator[Line]:
+def lines(dataplane: Dataplane, driver: Driver, rounds: int) -> Iterator[Line]:
     """At one member of a small table, and at members more and less full."""
     hot = f'address = "10.0.0.11", port = 8080, max_connections = {HOT}'
     large = [f'address = "10.0.0.{12 + n}", port = 8080' for n in range(len(OCCUPANCIES))]
     pools = [listening(f"at-{number}", 1001 + number, [member]) for number, member in enumerate(large)]
     configured(dataplane, listening("hot", 1000, [hot]), *pools)
-    driver = Driver(shots(HOT_SLOTS) + len(large) * shots(SLOTS))
-    yardsticks = Yardsticks(bed.opened(dataplane, clients(0, TCP, 0)))
+    yardsticks = Yardsticks(driver, bed.opened(dataplane, driver, clients(0, TCP, 0)))
     cases = [Case("new", LAP, openings(dataplane, driver, HOT_SLOTS, 1000), VERDICTS, {"ceiling": HOT})]
     for number, at in enumerate(OCCUPANCIES):
         others = clients(round(at * CEILING) - LAP, TCP, number)
-        bed.fill(dataplane, changed(others, dport=1001 + number, flags=SYN))
+        bed.fill(dataplane, driver, changed(others, dport=1001 + number, flags=SYN))
         visit = openings(dataplane, driver, SLOTS, 1001 + number)
         more: Line = {"occupancy": at, "ceiling": CEILING}
         cases.append(Case("new-occupied", round(at * CEILING), visit, VERDICTS, more))
@@ -66,6 +57,6 @@ def lines(dataplane: Dataplane, rounds: int) -> Iterator[Line]:
     yield new.line()
     for series in occupied:
         yield series.line(**series.ratio_to(occupied[0], "one_percent"))
-    driver.close()
+    driver.free(cases[0].visit.undo)
     yardsticks.close()
     bed.ended(dataplane, "TCP")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.bench import established, openings
+from tests.bench.driver import Driver
 from tests.bench.rounds import Line
 from tests.netns.lab import private_mounts
 from tests.packet.conftest import Dataplane, load
@@ -16,15 +17,16 @@ from tests.packet.conftest import Dataplane, load
 CASES = (*established.CASES, "new")
 LEVELS = (1, 1_000, 100_000, 1_000_000)
 CONNECTIONS = 1_000_000  # that the data plane is loaded for
+SHOTS = 7_000_000  # frames that the driver has room for, 24 bytes each
 RESULTS = Path("build/bench/packet.jsonl")
 
 
-def lines(dataplane: Dataplane, wanted: set[str], flows: list[int], rounds: int) -> Iterator[Line]:
+def lines(dataplane: Dataplane, driver: Driver, wanted: set[str], flows: list[int], rounds: int) -> Iterator[Line]:
     """The figures of all that is wanted, as they come."""
     if wanted & {*established.CASES}:
-        yield from established.lines(dataplane, wanted, flows, rounds)
+        yield from established.lines(dataplane, driver, wanted, flows, rounds)
     if "new" in wanted:
-        yield from openings.lines(dataplane, rounds)
+        yield from openings.lines(dataplane, driver, rounds)
 
 
 def arguments() -> argparse.Namespace:
@@ -49,9 +51,11 @@ def main() -> None:
     os.sched_setaffinity(0, {given.cpu})
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     with load(CONNECTIONS) as dataplane, RESULTS.open("w") as file:
-        for line in lines(dataplane, set(given.cases), given.flows, given.rounds):
+        driver = Driver(SHOTS, max(given.flows))
+        for line in lines(dataplane, driver, set(given.cases), given.flows, given.rounds):
             show(line)
             file.write(json.dumps(line) + "\n")
+        driver.close()
 
 
 def show(line: Line) -> None:
