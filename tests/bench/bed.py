@@ -41,10 +41,14 @@ members = [{", ".join(f"{{ {member} }}" for member in members)}]
 
 
 def configured(dataplane: Dataplane, *listeners: str) -> None:
-    """These listeners, reached and answered by one interface, and handshakes up to the ceilings."""
+    """These listeners and no other, reached and answered by one interface, and handshakes up to the ceilings.
+
+    The members and connections of an earlier configuration end.
+    """
     dataplane.member_interface = cast.CLIENT_INTERFACE
     networks = cast.NETWORKS.replace("[gateway]", "[gateway]\nmax_connections = 16000000")
-    dataplane.configure(cast.all_half_open(networks) + "".join(listeners))
+    for some in ((), listeners):
+        dataplane.configure(cast.all_half_open(networks) + "".join(some))
 
 
 def clients(count: int, protocol: int, seed: int) -> Row:
@@ -107,32 +111,29 @@ class Flows:
 
 def opened(dataplane: Dataplane, driver: Driver, requests: Row) -> Flows:
     """A connection for each of these requests, after its handshake."""
-    number = len(requests)
+    number, entry = len(requests), dataplane.program.entry
     if not number:
         return Flows(requests, requests)
-    entry = dataplane.program.entry
     tcp = requests["protocol"][0] == TCP
-    placed = driver.place(changed(requests, flags=SYN, sequence=requests["sequence"] - 1) if tcp else requests)
-    with counted(dataplane, {Verdict.FORWARD_OPENED: number}):
-        left = driver.observe(entry, placed)
-    replies = frames.turned(left, sequence=requests["sequence"], flags=ACK if tcp else 0)
-    if tcp:
-        driver.replace(placed, changed(replies, flags=SYN | ACK))
-        with counted(dataplane, {Verdict.FORWARD_REPLY: number}):
-            driver.observe(entry, placed)
-        driver.replace(placed, requests)
-        with counted(dataplane, {Verdict.FORWARD_REQUEST: number}):
-            driver.observe(entry, placed)
-    driver.free(placed)
+    with driver.borrowed():
+        placed = driver.place(changed(requests, flags=SYN, sequence=requests["sequence"] - 1) if tcp else requests)
+        with counted(dataplane, {Verdict.FORWARD_OPENED: number}):
+            left = driver.observe(entry, placed)
+        replies = frames.turned(left, sequence=requests["sequence"], flags=ACK if tcp else 0)
+        if tcp:
+            driver.replace(placed, changed(replies, flags=SYN | ACK))
+            with counted(dataplane, {Verdict.FORWARD_REPLY: number}):
+                driver.observe(entry, placed)
+            driver.replace(placed, requests)
+            with counted(dataplane, {Verdict.FORWARD_REQUEST: number}):
+                driver.observe(entry, placed)
     return Flows(requests, replies)
 
 
 def fill(dataplane: Dataplane, driver: Driver, syns: Row) -> None:
     """Connections that stay, their handshakes under way."""
-    placed = driver.place(syns)
-    with counted(dataplane, {Verdict.FORWARD_OPENED: len(syns)}):
-        driver.observe(dataplane.program.entry, placed)
-    driver.free(placed)
+    with driver.borrowed(), counted(dataplane, {Verdict.FORWARD_OPENED: len(syns)}):
+        driver.observe(dataplane.program.entry, driver.place(syns))
 
 
 def ended(dataplane: Dataplane, *protocols: str) -> None:
@@ -142,26 +143,25 @@ def ended(dataplane: Dataplane, *protocols: str) -> None:
             dataplane.tables.sweep(number, SweepMode.ENDPOINT)
 
 
-class Yardsticks:
-    """The programs of yardsticks.c over the flows whose requests these are, as they leave the data plane."""
-
-    def __init__(self, driver: Driver, flows: Flows) -> None:
-        self._bpf = compiled("yardsticks.c", FLOWS=max(len(flows), 1))
-        names = ("empty", "array_nat", "reference_nat")
-        self.programs = {name: self._bpf.load_func(name.encode(), BPF.XDP).fd for name in names}
-        table = array_of(self._bpf[b"by_index"].map_fd, _TRANSLATION, max(len(flows), 1))
-        if not len(flows):
-            return
+@contextmanager
+def yardsticks(driver: Driver, flows: Flows | None = None) -> Iterator[dict[str, int]]:
+    """The programs of yardsticks.c, over the flows whose requests these are, as they leave the data plane."""
+    number = len(flows) if flows else 1
+    bpf = compiled("yardsticks.c", FLOWS=number)
+    programs = {
+        name: bpf.load_func(name.encode(), BPF.XDP).fd for name in ("empty", "array_nat", "reference_nat", "fill")
+    }
+    if flows:
+        table = array_of(bpf[b"by_index"].map_fd, _TRANSLATION, number)
         at = flows.requests["sequence"] - 1
         for name, there in (("saddr", "daddr"), ("daddr", "saddr"), ("sport", "dport"), ("dport", "sport")):
             table[name][at] = flows.replies[there]
         table["macs"] = bytes.fromhex("021100000001021100000002")
-        placed = driver.place(flows.requests)
-        driver.observe(self._bpf.load_func(b"fill", BPF.XDP).fd, placed)
-        driver.free(placed)
-
-    def close(self) -> None:
-        self._bpf.cleanup()
+        with driver.borrowed():
+            driver.observe(programs["fill"], driver.place(flows.requests))
+    with driver.borrowed():
+        yield programs
+    bpf.cleanup()
 
 
 def check_rewritten(driver: Driver, program: int, placed: Placed, expected: Row) -> None:

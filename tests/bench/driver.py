@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -88,7 +89,7 @@ class Sent:
 
 
 class Driver:
-    """Room for `shots` frames in rows, the last of which is freed first, and for `seen` that are observed."""
+    """Room for `shots` frames in rows, and for `seen` that are observed."""
 
     def __init__(self, shots: int, seen: int) -> None:
         self._bpf = compiled("driver.c", SHOTS=shots, SEEN=seen)
@@ -117,10 +118,12 @@ class Driver:
         """Other frames in the same row."""
         self._shots[placed.first : placed.first + placed.span] = shots
 
-    def free(self, placed: Placed) -> None:
-        """The row, and all that were placed after it; programs may have been closed, and their numbers be others'."""
-        self._used = placed.first
-        self._targets = {}
+    @contextmanager
+    def borrowed(self) -> Iterator[None]:
+        """Rows placed meanwhile are given up at the end; programs may be closed then, and their numbers be others'."""
+        used = self._used
+        yield
+        self._used, self._targets = used, {}
 
     def send(self, visits: Sequence[Visit]) -> Sent:
         """All visits one after the other, on this thread's one CPU.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from ipbackend.abi import Verdict
 from tests.bench import bed, frames
-from tests.bench.bed import Flows, Yardsticks, changed, clients, configured, listening
+from tests.bench.bed import Flows, changed, clients, configured, listening
 from tests.bench.driver import Driver, Placed, Visit
 from tests.bench.frames import SYN, TCP, UDP
 from tests.bench.rounds import Case, Line, measured
@@ -28,55 +29,52 @@ def turns(flows: int, rounds: int) -> tuple[int, int]:
     return (20, rounds * 15) if flows <= FEW else (500, rounds)
 
 
+@dataclass(frozen=True)
 class Level:
     """All cases over these flows."""
 
-    def __init__(self, dataplane: Dataplane, driver: Driver, flows: Flows, datagrams: Flows | None) -> None:
-        self._dataplane = dataplane
-        self._flows = flows
-        self._datagrams = datagrams
-        self._driver = driver
-        self._yardsticks = Yardsticks(driver, flows)
-        self._order = np.random.default_rng(len(flows)).permutation(len(flows))
+    dataplane: Dataplane
+    driver: Driver
+    flows: Flows
+    datagrams: Flows | None
 
     def lines(self, wanted: set[str], rounds: int) -> Iterator[Line]:
         """The figures of the wanted cases; ratios to the reference NAT of the same round."""
-        laps, turns_each = turns(len(self._flows), rounds)
-        cases = [case for case in self._cases(laps) if case.name in wanted | {"empty", *YARDSTICKS}]
-        empty, *series = measured(self._dataplane, self._driver, cases, turns_each)
-        self._driver.free(cases[0].visit.row)
-        self._yardsticks.close()
+        laps, turns_each = turns(len(self.flows), rounds)
+        with bed.yardsticks(self.driver, self.flows) as programs:
+            cases = [case for case in self._cases(programs, laps) if case.name in wanted | {"empty", *YARDSTICKS}]
+            empty, *series = measured(self.dataplane, self.driver, cases, turns_each)
         yield empty.line()
         (reference,) = (one for one in series if one.name == "reference-nat")
         for one in series:
             yield one.line(**one.ratio_to(reference, "reference"))
 
-    def _cases(self, laps: int) -> Iterator[Case]:
-        entry, programs = self._dataplane.program.entry, self._yardsticks.programs
-
+    def _cases(self, programs: dict[str, int], laps: int) -> Iterator[Case]:
         def case(name: str, program: int, row: Placed, *verdicts: Verdict) -> Case:
-            return Case(name, len(self._flows), Visit(program, row, LAP, laps), verdicts)
+            return Case(name, len(self.flows), Visit(program, row, LAP, laps), verdicts)
 
-        requests, replies = self._flows.requests[self._order], self._flows.replies[self._order]
-        row, answers = self._driver.place(requests), self._driver.place(replies)
+        place, entry = self.driver.place, self.dataplane.program.entry
+        order = np.random.default_rng(len(self.flows)).permutation(len(self.flows))
+        requests, replies = self.flows.requests[order], self.flows.replies[order]
+        row, answers = place(requests), place(replies)
         yield case("empty", programs["empty"], row)
         for name in YARDSTICKS:
             program = programs[name.replace("-", "_")]
-            bed.check_rewritten(self._driver, program, row, frames.turned(replies))
+            bed.check_rewritten(self.driver, program, row, frames.turned(replies))
             yield case(name, program, row)
-        bed.check_rewritten(self._driver, entry, row, frames.turned(replies))
-        bed.check_rewritten(self._driver, entry, answers, frames.turned(requests))
-        strangers = self._driver.place(changed(requests, daddr=bed.ELSEWHERE))
-        refused = self._driver.place(changed(requests, dport=bed.NO_LISTENER, flags=SYN))
+        bed.check_rewritten(self.driver, entry, row, frames.turned(replies))
+        bed.check_rewritten(self.driver, entry, answers, frames.turned(requests))
+        strangers = place(changed(requests, daddr=bed.ELSEWHERE))
+        refused = place(changed(requests, dport=bed.NO_LISTENER, flags=SYN))
         yield case("not-ours", entry, strangers, Verdict.PASS_NOT_OURS)
         yield case("request", entry, row, Verdict.FORWARD_REQUEST)
         yield case("reply", entry, answers, Verdict.FORWARD_REPLY)
         yield case("reject", entry, refused, Verdict.REJECT_NO_LISTENER)
-        if self._datagrams:
-            requests, replies = self._datagrams.requests[self._order], self._datagrams.replies[self._order]
-            row, answers = self._driver.place(requests), self._driver.place(replies)
-            bed.check_rewritten(self._driver, entry, row, frames.turned(replies))
-            bed.check_rewritten(self._driver, entry, answers, frames.turned(requests))
+        if self.datagrams:
+            requests, replies = self.datagrams.requests[order], self.datagrams.replies[order]
+            row, answers = place(requests), place(replies)
+            bed.check_rewritten(self.driver, entry, row, frames.turned(replies))
+            bed.check_rewritten(self.driver, entry, answers, frames.turned(requests))
             yield case("request-udp", entry, row, Verdict.FORWARD_REQUEST)
             yield case("reply-udp", entry, answers, Verdict.FORWARD_REPLY)
 
@@ -98,4 +96,3 @@ def lines(dataplane: Dataplane, driver: Driver, wanted: set[str], numbers: list[
             bed.ended(dataplane, "UDP")
         level = Level(dataplane, driver, flows, datagrams if len(datagrams) == number else None)
         yield from level.lines(wanted, rounds)
-    bed.ended(dataplane, "TCP", "UDP")

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from ipbackend.abi import Verdict
 from tests.bench import bed
-from tests.bench.bed import Yardsticks, changed, clients, configured, listening
+from tests.bench.bed import changed, clients, configured, listening
 from tests.bench.driver import Driver, Visit
 from tests.bench.frames import RST, SYN, TCP
-from tests.bench.rounds import Case, Line, measured
+from tests.bench.rounds import Case, Line, Series, measured
 from tests.packet.conftest import Dataplane
 
 LAP = 100  # connections: that many places are free at 99.9 % of the ceiling
@@ -23,18 +23,22 @@ OCCUPANCIES = (0.01, 0.5, 0.99, 0.999)
 VERDICTS = (Verdict.FORWARD_OPENED, Verdict.FORWARD_REQUEST)
 
 
-def openings(dataplane: Dataplane, driver: Driver, slots: int, port: int, ports: int = 1) -> Visit:
-    """Ever other clients' SYNs to a port of the VIP, or by turns to that many from it on, and the RSTs that undo them.
-
-    Each of the members' `slots` has been used once when this returns, so that what is measured is what goes on for
-    ever: an opening evicts a closed connection. That stays in the index until then: its tuple must not come before.
-    """
-    syns = clients(slots * 3 // 2 // LAP * LAP + LAP, TCP, port)
+def openings(dataplane: Dataplane, driver: Driver, tuples: int, port: int, ports: int = 1, laps: int = LAPS) -> Visit:
+    """So many clients' SYNs to a port of the VIP, or by turns to that many from it on, and the RSTs that undo them."""
+    syns = clients(tuples // LAP * LAP, TCP, port)
     syns = changed(syns, dport=port + syns["sequence"] % ports, flags=SYN)
     undo = driver.place(changed(syns, flags=RST))
-    visit = Visit(dataplane.program.entry, driver.place(syns), LAP, LAPS, undo)
-    used = replace(visit, laps=slots // LAP + 1, start=visit.row.span - (slots // LAP + 1) * LAP)
-    driver.send([used])
+    return Visit(dataplane.program.entry, driver.place(syns), LAP, laps, undo)
+
+
+def worn(dataplane: Dataplane, driver: Driver, slots: int, port: int) -> Visit:
+    """Openings at members whose slots, so many in all, have all been used: each evicts a closed connection.
+
+    This is what goes on for ever. A closed one stays in the index until then: its tuple must not come before.
+    """
+    visit = openings(dataplane, driver, slots * 3 // 2 + LAP, port)
+    laps = slots // LAP + 1
+    driver.send([replace(visit, laps=laps, start=visit.row.span - laps * LAP)])
     return visit
 
 
@@ -44,19 +48,23 @@ def lines(dataplane: Dataplane, driver: Driver, rounds: int) -> Iterator[Line]:
     large = [f'address = "10.0.0.{12 + n}", port = 8080' for n in range(len(OCCUPANCIES))]
     pools = [listening(f"at-{number}", 1001 + number, [member]) for number, member in enumerate(large)]
     configured(dataplane, listening("hot", 1000, [hot]), *pools)
-    yardsticks = Yardsticks(driver, bed.opened(dataplane, driver, clients(0, TCP, 0)))
-    cases = [Case("new", LAP, openings(dataplane, driver, HOT_SLOTS, 1000), VERDICTS, {"ceiling": HOT})]
-    for number, at in enumerate(OCCUPANCIES):
-        others = clients(round(at * CEILING) - LAP, TCP, number)
-        bed.fill(dataplane, driver, changed(others, dport=1001 + number, flags=SYN))
-        visit = openings(dataplane, driver, SLOTS, 1001 + number)
-        more: Line = {"occupancy": at, "ceiling": CEILING}
-        cases.append(Case("new-occupied", round(at * CEILING), visit, VERDICTS, more))
-    empty = Case("empty", 0, replace(cases[0].visit, program=yardsticks.programs["empty"]))
-    _, new, *occupied = measured(dataplane, driver, [empty, *cases], rounds * 3)
+    with bed.yardsticks(driver) as programs:
+        cases = [Case("new", LAP, worn(dataplane, driver, HOT_SLOTS, 1000), VERDICTS, {"ceiling": HOT})]
+        for number, at in enumerate(OCCUPANCIES):
+            others = clients(round(at * CEILING) - LAP, TCP, number)
+            bed.fill(dataplane, driver, changed(others, dport=1001 + number, flags=SYN))
+            visit = worn(dataplane, driver, SLOTS, 1001 + number)
+            more: Line = {"occupancy": at, "ceiling": CEILING}
+            cases.append(Case("new-occupied", round(at * CEILING), visit, VERDICTS, more))
+        new, *occupied = above_empty(dataplane, driver, programs, cases, rounds * 3)
     yield new.line()
     for series in occupied:
         yield series.line(**series.ratio_to(occupied[0], "one_percent"))
-    driver.free(cases[0].visit.undo)
-    yardsticks.close()
-    bed.ended(dataplane, "TCP")
+
+
+def above_empty(
+    dataplane: Dataplane, driver: Driver, programs: dict[str, int], cases: list[Case], rounds: int
+) -> list[Series]:
+    """The cases measured, and beside them the first one's frames to an empty program, which is taken off."""
+    empty = Case("empty", 0, replace(cases[0].visit, program=programs["empty"]))
+    return measured(dataplane, driver, [empty, *cases], rounds)[1:]

@@ -8,13 +8,13 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench import established, openings
+from tests.bench import established, growth, openings
 from tests.bench.driver import Driver
 from tests.bench.rounds import Line
 from tests.netns.lab import private_mounts
 from tests.packet.conftest import Dataplane, load
 
-CASES = (*established.CASES, "new")
+CASES = (*established.CASES, "new", "pools", "cpus", "listeners")
 LEVELS = (1, 1_000, 100_000, 1_000_000)
 CONNECTIONS = 1_000_000  # that the data plane is loaded for
 SHOTS = 7_000_000  # frames that the driver has room for, 24 bytes each
@@ -25,8 +25,15 @@ def lines(dataplane: Dataplane, driver: Driver, wanted: set[str], flows: list[in
     """The figures of all that is wanted, as they come."""
     if wanted & {*established.CASES}:
         yield from established.lines(dataplane, driver, wanted, flows, rounds)
-    if "new" in wanted:
-        yield from openings.lines(dataplane, driver, rounds)
+    rest = {
+        "new": openings.lines,
+        "pools": growth.pools,
+        "cpus": growth.cpus,
+        "listeners": growth.listeners,
+    }
+    for name, of in rest.items():
+        if name in wanted:
+            yield from of(dataplane, driver, rounds)
 
 
 def arguments() -> argparse.Namespace:
