@@ -5,27 +5,31 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import count
 from statistics import median
 
 import numpy as np
 
 from ipbackend.abi import Verdict
+from ipbackend.sizing import slots_for
 from tests.bench import bed
 from tests.bench.bed import Flows, changed, clients, configured, listening
 from tests.bench.driver import Driver, Visit
 from tests.bench.frames import SYN, TCP
 from tests.bench.openings import LAP, LAPS, VERDICTS, above_empty, openings, worn
 from tests.bench.rounds import Case, Line, Series
+from tests.packet import cast
 from tests.packet.conftest import Dataplane
 
 LISTENERS = {1: 100_000, 100: 1_000, 10_000: 50}  # how many, and the ceilings of the members behind each
-POOLS = (1, 10, 100, 500)  # members
-CEILING, SLOTS = 500, 1024  # of each
+POOLS = {1: 25_000, 10: 2_500, 100: 250, 500: 98}  # members, and the ceiling of each: about as many slots in all
 FLOWS = 10_000  # however many listeners they are shared by
 FRESH = 110_000  # slots that one listener's member, or all of many, still have after these flows
 CPU_FLOWS = (1_000, 100_000)  # of both CPUs together
 CPU_LAPS = 1_000
+MOST = 500  # members of a pool
+FULL, ONE = 1001, 1002  # ports
+SNATS = len(cast.SNATS)
 
 
 def member(number: int, ceiling: int) -> str:
@@ -39,9 +43,9 @@ def listeners(dataplane: Dataplane, driver: Driver, rounds: int) -> Iterator[Lin
     For the end of a run: to remove so many listeners takes minutes.
     """
     ports, text = {}, []
-    for count, ceiling in LISTENERS.items():
-        ports[count] = len(text) + 1
-        text += [listening(f"l{n}", n, [member(n, ceiling)]) for n in range(len(text) + 1, len(text) + 1 + count)]
+    for number, ceiling in LISTENERS.items():
+        ports[number] = len(text) + 1
+        text += [listening(f"l{n}", n, [member(n, ceiling)]) for n in range(len(text) + 1, len(text) + 1 + number)]
     configured(dataplane, *text)
     with bed.yardsticks(driver) as programs:
         laps = min(LAPS, FRESH // LAP // (rounds + 1))
@@ -57,39 +61,42 @@ def _at_listeners(dataplane: Dataplane, driver: Driver, ports: dict[int, int], l
     No slot is used twice: all of 10,000 members' closed connections would be too many for the index.
     """
     order = np.random.default_rng(0).permutation(FLOWS)
-    for count, port in ports.items():
-        requests = clients(FLOWS, TCP, 65_536 + count)
-        flows = bed.opened(dataplane, driver, changed(requests, dport=port + requests["sequence"] % count))
-        more: Line = {"listeners": count}
+    for number, port in ports.items():
+        requests = clients(FLOWS, TCP, 65_536 + number)
+        flows = bed.opened(dataplane, driver, changed(requests, dport=port + requests["sequence"] % number))
+        more: Line = {"listeners": number}
         for name, row, verdict in (
             ("request", flows.requests, Verdict.FORWARD_REQUEST),
             ("reply", flows.replies, Verdict.FORWARD_REPLY),
         ):
             visit = Visit(dataplane.program.entry, driver.place(row[order]), 1000, 50)
             yield Case(f"{name}-by-listeners", FLOWS, visit, (verdict,), more)
-        visit = openings(dataplane, driver, FRESH, port, count, laps)
+        visit = openings(dataplane, driver, FRESH, port, number, laps)
         yield Case("new-by-listeners", FLOWS, visit, VERDICTS, more)
 
 
 def pools(dataplane: Dataplane, driver: Driver, rounds: int) -> Iterator[Line]:
     """New connections at pools of more and more members; at last at one of 500, all of which but one are full."""
-    ends = list(accumulate(POOLS))
-    sizes = list(zip(POOLS, ends, strict=True))
-    text = [
-        listening(f"p{count}", count, [member(n, CEILING) for n in range(end - count, end)]) for count, end in sizes
-    ]
-    most = POOLS[-1]
-    full = [member(n, 1) for n in range(ends[-1], ends[-1] + most - 1)]
-    last = member(ends[-1] + most, CEILING)
-    configured(dataplane, *text, listening("full", 1001, full), listening("one", 1002, [*full, last]))
-    bed.fill(dataplane, driver, changed(clients(len(full), TCP, 99), dport=1001, flags=SYN))
+    made = count(1)
+    members = {size: [member(next(made), ceiling) for _ in range(size)] for size, ceiling in POOLS.items()}
+    full = [member(next(made), 1) for _ in range(MOST - 1)]
+    text = [listening(f"p{size}", size, pool) for size, pool in members.items()]
+    one = listening("one", ONE, [*full, member(next(made), 25_000)])
+    configured(dataplane, *text, listening("full", FULL, full), one)
+    bed.fill(dataplane, driver, changed(clients(len(full), TCP, FULL), dport=FULL, flags=SYN))
     with bed.yardsticks(driver) as programs:
         cases = [
-            Case("new-by-members", 100, worn(dataplane, driver, SLOTS * count, count), VERDICTS, {"members": count})
-            for count in POOLS
+            Case(
+                "new-by-members",
+                LAP,
+                worn(dataplane, driver, size * slots_for(ceiling, SNATS), size),
+                VERDICTS,
+                {"members": size},
+            )
+            for size, ceiling in POOLS.items()
         ]
-        visit = worn(dataplane, driver, SLOTS, 1002)
-        cases.append(Case("new-one-has-room", 100, visit, VERDICTS, {"members": most}))
+        visit = worn(dataplane, driver, slots_for(25_000, SNATS), ONE)
+        cases.append(Case("new-one-has-room", LAP, visit, VERDICTS, {"members": MOST}))
         series = above_empty(dataplane, driver, programs, cases, rounds)
     for one in series:
         yield one.line(**one.ratio_to(series[0], "one_member"))
