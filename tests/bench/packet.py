@@ -8,13 +8,13 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench import established, growth, openings, upkeep
+from tests.bench import control, established, growth, openings, upkeep
 from tests.bench.driver import Driver
 from tests.bench.rounds import Line
 from tests.netns.lab import private_mounts
 from tests.packet.conftest import Dataplane, load
 
-CASES = (*established.CASES, "new", "pools", "cpus", "upkeep", "listeners")
+CASES = (*established.CASES, "new", "pools", "cpus", "upkeep", "control", "listeners")
 LEVELS = (1, 1_000, 100_000, 1_000_000)
 CONNECTIONS = 1_000_000  # that the data plane is loaded for
 SHOTS = 7_000_000  # frames that the driver has room for, 24 bytes each
@@ -31,6 +31,7 @@ def lines(dataplane: Dataplane, driver: Driver, wanted: set[str], flows: list[in
         "pools": growth.pools,
         "cpus": growth.cpus,
         "upkeep": upkeep.lines,
+        "control": control.lines,
         "listeners": growth.listeners,
     }
     for name, of in rest.items():
