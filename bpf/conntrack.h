@@ -140,6 +140,7 @@ static __always_inline void release(__u32 endpoint, place at, __u64 counts)
 
 	if (!member || !its_load)
 		return;
+	counts = forgotten(counts, member->address);
 	give_slot(member, its_load, at);
 	count_less(its_load, counts);
 }
@@ -240,13 +241,15 @@ static __always_inline void change(const struct packet *pkt, const struct flow *
 {
 	struct connection *connection = flow->connection;
 	__u64 have = flow->state, want;
-	__u32 endpoint = connection->endpoint;
+	__u32 endpoint = connection->endpoint, vip = connection->vip;
 	struct endpoint_count *count;
 	struct load *its_load;
 	int i;
 
 	for (i = 0; i < TRACK_TRIES; i++) {
-		want = forgotten64(next_state(pkt->tcp_flags, believed, forgotten64(have), fin));
+		want = next_state(forgotten(pkt->tcp_flags, vip), forgotten(believed, vip), forgotten(have, vip),
+				  forgotten(fin, vip));
+		want = forgotten(want, vip);
 		if (want == have)
 			return;
 		if (want & ~have & STATE_RESET)

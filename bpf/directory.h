@@ -46,7 +46,7 @@ static __always_inline __u32 number_of(__u64 key, struct bucket *(*bucket_at)(__
 			break;
 	}
 found:
-	return forgotten(number) & (NUMBERS - 1);
+	return forgotten(number, key) & (NUMBERS - 1);
 }
 
 /* The role of an address of ours, and which of its kind it is; 0 if it is none of ours. */

@@ -27,7 +27,7 @@ struct quote {
 static __always_inline bool is_intact(const struct packet *pkt)
 {
 	__u32 header = pkt->ip->ihl * 4, length = pkt->length - header;
-	const __u8 *icmp = (const __u8 *)pkt->ip + (forgotten(header) & 63);
+	const __u8 *icmp = (const __u8 *)pkt->ip + (forgotten(header, pkt->ip->saddr) & 63);
 	const __u8 *last = icmp + ((length - 1) & 1023);
 	__u64 sum;
 
@@ -45,7 +45,7 @@ static __always_inline bool is_intact(const struct packet *pkt)
 static __always_inline bool is_quote_intact(const struct packet *pkt, const struct quote *quote)
 {
 	__u32 header = pkt->ip->ihl * 4 + sizeof(struct icmphdr);
-	const void *quoted = (const void *)pkt->ip + (forgotten(header) & 127);
+	const void *quoted = (const void *)pkt->ip + (forgotten(header, pkt->ip->saddr) & 127);
 
 	return fold(sum_words(quoted, pkt->end, MAX_IP_HEADER / 2, quote->ip->ihl * 2)) == 0xffff;
 }

@@ -116,11 +116,13 @@ static __always_inline enum verdict claim(const struct packet *pkt, __u64 hash, 
 	struct load *its_load;
 	struct flow rival = {};
 	enum verdict verdict;
+	enum phase phase;
 	__u64 counts;
 	int i;
 
-	counts = ONE_ACTIVE + (is_tcp(pkt) ? ONE_HALF_OPEN : 0);
-	verdict = schedule(listener->pool, is_tcp(pkt), &endpoint);
+	phase = forgotten(is_tcp(pkt) ? SLOT_SYN_SENT : SLOT_ESTABLISHED, hash);
+	counts = forgotten(counts_for(phase), hash);
+	verdict = schedule(listener->pool, counts, &endpoint);
 	if (verdict != NEXT_STEP)
 		return verdict;
 
@@ -149,7 +151,7 @@ static __always_inline enum verdict claim(const struct packet *pkt, __u64 hash, 
 	verdict = FORWARD_OPENED;
 	if (!index_insert(hash, flow->at)) {
 		verdict = DROP_INDEX_FULL;
-	} else if (!confirm(flow, hash, &pkt->tuple, is_tcp(pkt) ? SLOT_SYN_SENT : SLOT_ESTABLISHED, &rival)) {
+	} else if (!confirm(flow, hash, &pkt->tuple, phase, &rival)) {
 		index_delete(hash, flow->at);
 		verdict = DROP_NOT_OPENED;
 	}
@@ -172,7 +174,7 @@ static __always_inline enum verdict claim(const struct packet *pkt, __u64 hash, 
  * The connection of a tuple that may have one by now, or one that has ended; else a new one, if its packet may
  * open one. Where we get none, another CPU may have opened this very tuple, maybe with the last place there was.
  */
-static __always_inline enum verdict find_or_open(const struct packet *pkt, struct flow *flow)
+static __always_inline enum verdict find_or_open(struct packet *pkt, struct flow *flow)
 {
 	__u64 hash = hash_of(&pkt->tuple);
 	__u32 number;
@@ -195,6 +197,8 @@ static __always_inline enum verdict find_or_open(const struct packet *pkt, struc
 		return REJECT_NO_LISTENER;
 	if (!opens(pkt))
 		return REJECT_NO_CONNECTION;
+	pkt->tuple.protocol = forgotten(pkt->tuple.protocol, hash);
+	pkt->tcp_flags = forgotten(pkt->tcp_flags, hash);
 
 	verdict = claim(pkt, hash, number, listener, flow);
 	if (verdict == FORWARD_OPENED)

@@ -198,6 +198,29 @@ static __always_inline enum verdict lives_on(const struct packet *pkt)
 	return has_false_sender(pkt) ? DROP_TTL : REJECT_TTL;
 }
 
+/*
+ * From here on TCP and UDP are one to the verifier, which else would go through all that follows once for each:
+ * it forgets what it knows of the one or the other, and sees the pointers anew. NEXT_STEP always, but for it.
+ */
+static __always_inline enum verdict merge(struct packet *pkt, __u32 header)
+{
+	__u32 check = is_tcp(pkt) ? __builtin_offsetof(struct tcphdr, check) : __builtin_offsetof(struct udphdr, check);
+	__u32 unknown = pkt->ip->daddr;
+	struct udphdr *transport = (void *)pkt->ip + (forgotten(header, unknown) & 63);
+
+	pkt->ports = (void *)transport;
+	pkt->check = (void *)transport + (forgotten(check, unknown) & 31);
+	if ((void *)(transport + 1) > pkt->end || (void *)(pkt->check + 1) > pkt->end)
+		return DROP_MALFORMED;
+	pkt->tuple.protocol = forgotten(pkt->tuple.protocol, unknown);
+	pkt->tcp_flags = forgotten(pkt->tcp_flags, unknown);
+	pkt->sequence = forgotten(pkt->sequence, unknown);
+	pkt->acknowledgement = forgotten(pkt->acknowledgement, unknown);
+	pkt->header = forgotten(pkt->header, unknown);
+	pkt->fragment = forgotten(pkt->fragment, unknown);
+	return NEXT_STEP;
+}
+
 /* The rest of any packet that is ours: lengths that agree, and a transport header. ICMP is judged on its road. */
 static __always_inline enum verdict parse_rest(struct packet *pkt)
 {
@@ -221,7 +244,9 @@ static __always_inline enum verdict parse_rest(struct packet *pkt)
 	if (is_later_fragment(pkt))
 		return ip->ttl > 1 ? NEXT_STEP : DROP_TTL;
 	verdict = parse_transport(pkt, transport, pkt->length - header);
-	return verdict == NEXT_STEP ? lives_on(pkt) : verdict;
+	if (verdict == NEXT_STEP)
+		verdict = lives_on(pkt);
+	return verdict == NEXT_STEP ? merge(pkt, header) : verdict;
 }
 
 /* NEXT_STEP: each option is whole, and none is a source route, by which a careless member would send it on. */
@@ -240,7 +265,7 @@ static __always_inline enum verdict parse_options(const struct packet *pkt)
 			return DROP_SOURCE_ROUTE;
 		if (*option != IPOPT_NOOP && option[1] < 2)
 			return DROP_MALFORMED;
-		offset = forgotten(offset + (*option == IPOPT_NOOP ? 1 : option[1]));
+		offset = forgotten(offset + (*option == IPOPT_NOOP ? 1 : option[1]), pkt->ip->daddr);
 	}
 	return offset > header ? DROP_MALFORMED : NEXT_STEP;
 }

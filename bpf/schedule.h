@@ -87,7 +87,7 @@ static __always_inline __u32 choose(void *pool, struct cursor *cursor, __u32 mem
 }
 
 /* NEXT_STEP: `endpoint` has admitted one connection more. */
-static __always_inline enum verdict schedule(__u32 number, bool tcp, __u32 *endpoint)
+static __always_inline enum verdict schedule(__u32 number, __u64 more, __u32 *endpoint)
 {
 	void *pool = pools.lookup(&number);
 	struct cursor *cursor = cursors.lookup(&number);
@@ -111,7 +111,7 @@ static __always_inline enum verdict schedule(__u32 number, bool tcp, __u32 *endp
 		if (!*endpoint)
 			return refusal.over_ceiling < 0 ? DROP_HALF_OPEN : REJECT_ALL_FULL;
 		its_load = load.lookup(endpoint);
-		if (its_load && admit(its_load, tcp))
+		if (its_load && admit(its_load, more))
 			return NEXT_STEP;
 	}
 	return DROP_NOT_OPENED;

@@ -31,10 +31,10 @@ static __always_inline bool has_room(const struct load *load, __u64 counts)
 	return (over_ceiling(load, counts) & over_budget(load, counts)) < 0;
 }
 
-/* One more connection, if that keeps the endpoint within its ceiling and its budget of handshakes. */
-static __always_inline bool admit(struct load *load, bool tcp)
+/* One connection more, which counts for `more`, if that keeps the endpoint within its ceiling and its budget of handshakes. */
+static __always_inline bool admit(struct load *load, __u64 more)
 {
-	__u64 counts, more = ONE_ACTIVE + (tcp ? ONE_HALF_OPEN : 0);
+	__u64 counts;
 	int i;
 
 	for (i = 0; i < ADMIT_TRIES; i++) {

@@ -4,18 +4,12 @@
 #define IPBACKEND_VERIFIER_H
 
 /*
- * The same number, of which the verifier knows nothing any more (two changes of byte order do not change it):
- * else it would go through what follows anew for each range that it can be in.
+ * The same number, of which the verifier knows nothing any more: else it would go through what follows anew for
+ * each value that it can have. `unknown` is any number of which it knows nothing, such as an address.
  */
-static __always_inline __u32 forgotten(__u32 number)
+static __always_inline __u64 forgotten(__u64 number, __u32 unknown)
 {
-	asm volatile("%0 = be16 %0\n%0 = be16 %0" : "+r"(number));
-	return number;
-}
-
-static __always_inline __u64 forgotten64(__u64 number)
-{
-	asm volatile("%0 = be64 %0\n%0 = be64 %0" : "+r"(number));
+	asm volatile("%0 ^= %1\n%0 ^= %1" : "+r"(number) : "r"((__u64)unknown));
 	return number;
 }
 

@@ -4,6 +4,7 @@ import ctypes
 import os
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bcc import BPF, lib
@@ -15,11 +16,12 @@ from ipbackend.datapath.headers import make_header_tree
 from ipbackend.datapath.layout import FILE, SWEEP_ORDERS, Layouts, describe, fingerprint
 from ipbackend.datapath.maps import PINS, Maps
 from ipbackend.datapath.source import bpf_directory, expand
-from ipbackend.errors import DatapathError
+from ipbackend.errors import DatapathError, NotRunningError
 from ipbackend.sizing import flow_index_buckets, gateway_slots
 
 ENTRY, SWEEP = "ipbackend", "ipbackend_sweep"
 ROADS = {road: f"{ENTRY}_{road.name.lower()}" for road in Road}
+KINDS = {ENTRY: BPF.XDP, SWEEP: BPF.SCHED_CLS} | dict.fromkeys(ROADS.values(), BPF.XDP)
 PROGRAMS = "programs"  # the folder of their pins, beside the maps'
 _BPFFS_MAGIC = 0xCAFE4A11
 _LOG_LINES = 20  # of what the verifier says, the last ones
@@ -31,19 +33,24 @@ class Program:
     def __init__(self, run_directory: Path, connections: int) -> None:
         """Load for so many `connections` in all. DatapathError: the maps there are of another layout or size."""
         self._pins = run_directory / PINS
-        source = bpf_directory()
+        self._source = bpf_directory()
         buckets = flow_index_buckets(connections)
         _mount_bpffs(self._pins)
-        number = fingerprint((source / "abi.h").read_text() + (source / "maps.h").read_text())
-        self._refuse_other_maps(run_directory, number, buckets)
-        self._bpf = self._compile(source, buckets, gateway_slots(connections))
-        names = _pinned_maps(self._pins)
-        temporary = run_directory / f"{FILE}.tmp"
-        temporary.write_text(describe(self._bpf, names, number))
-        temporary.rename(run_directory / FILE)
-        self.entry = load(self._bpf, ENTRY, BPF.XDP)
-        self.sweep = load(self._bpf, SWEEP, BPF.SCHED_CLS)
-        self._roads = {road: load(self._bpf, name, BPF.XDP) for road, name in ROADS.items()}
+        layout = fingerprint((self._source / "abi.h").read_text() + (self._source / "maps.h").read_text())
+        self._refuse_other_maps(run_directory, layout, buckets)
+        self._text = expand(self._source / "ipbackend.c")
+        self._macros = {
+            "__LINUX_BPF_H__": "",  # BCC has its own copy of bpf.h: the only one
+            "PIN_DIRECTORY": f'"{self._pins}"',
+            "FLOW_INDEX_BUCKETS": buckets,
+            "SLOTS": gateway_slots(connections),
+            "HZ": timer_frequency(),
+        }
+        made_of = fingerprint(f"{self._text} {self._macros}")
+        self._fds = self._pinned() if made_of == _made_of(run_directory) else {}
+        if not self._fds:
+            self._fds = self._load(run_directory, layout, made_of)
+        self.entry, self.sweep = self._fds[ENTRY], self._fds[SWEEP]
 
     def set_clock(self, maps: Maps) -> None:
         """Write down which tick it is now, for whoever reads what was seen when."""
@@ -54,14 +61,14 @@ class Program:
 
     def join(self, maps: Maps) -> None:
         """Have the entry program, this one or one that is attached, hand packets on to these roads."""
-        for road, fd in self._roads.items():
-            maps["roads"].set(int(road), fd)
+        for road, name in ROADS.items():
+            maps["roads"].set(int(road), self._fds[name])
 
     def pin(self) -> None:
         """Keep the programs under their names, in place of those of an earlier run."""
         folder = self._pins / PROGRAMS
         folder.mkdir(exist_ok=True)
-        for name, fd in ((ENTRY, self.entry), (SWEEP, self.sweep)):
+        for name, fd in self._fds.items():
             fresh = folder / f"{name}_next"
             fresh.unlink(missing_ok=True)
             syscall.pin(fd, str(fresh))
@@ -69,9 +76,31 @@ class Program:
 
     def close(self) -> None:
         """Let go of all descriptors; what is pinned or attached stays."""
-        for fd in (self.entry, self.sweep, *self._roads.values()):
+        for fd in self._fds.values():
             os.close(fd)
-        self._bpf.cleanup()
+
+    def _pinned(self) -> dict[str, int]:
+        """The programs of an earlier run, all of them or none."""
+        fds: dict[str, int] = {}
+        for name in KINDS:
+            fd = pinned_program(self._pins.parent, name)
+            if fd is None:
+                for one in fds.values():
+                    os.close(one)
+                return {}
+            fds[name] = fd
+        return fds
+
+    def _load(self, run_directory: Path, layout: int, made_of: int) -> dict[str, int]:
+        """Compile and load them, side by side: the kernel goes through each on the CPU that asks it to."""
+        compiled = self._compile()
+        temporary = run_directory / f"{FILE}.tmp"
+        temporary.write_text(describe(compiled, _pinned_maps(self._pins), layout, made_of))
+        temporary.rename(run_directory / FILE)
+        with ThreadPoolExecutor() as pool:
+            loading = {name: pool.submit(load, compiled, name, kind) for name, kind in KINDS.items()}
+        compiled.cleanup()
+        return {name: one.result() for name, one in loading.items()}
 
     def _refuse_other_maps(self, run_directory: Path, number: int, buckets: int) -> None:
         index = self._pins / "flow_index"
@@ -88,22 +117,17 @@ class Program:
                 f"{index}: loaded for another gateway.max_connections, {have} buckets instead of {buckets} ({remedy})"
             )
 
-    def _compile(self, source: Path, buckets: int, slots: int) -> BPF:
+    def _compile(self) -> BPF:
         with tempfile.TemporaryDirectory(prefix="ipbackend-") as headers:
             os.environ["BCC_KERNEL_SOURCE"] = str(make_header_tree(Path(headers)))
             try:
                 return BPF(
-                    text=expand(source / "ipbackend.c").encode(),
-                    cflags=[
-                        "-D__LINUX_BPF_H__",  # BCC has its own copy of bpf.h: the only one
-                        f'-DPIN_DIRECTORY="{self._pins}"',
-                        f"-DFLOW_INDEX_BUCKETS={buckets}",
-                        f"-DSLOTS={slots}",
-                        f"-DHZ={timer_frequency()}",
-                    ],
+                    text=self._text.encode(), cflags=[f"-D{name}={value}" for name, value in self._macros.items()]
                 )
             except Exception as error:  # BCC raises nothing more specific
-                raise DatapathError(f"{source}: BCC does not compile it: {error} (its messages are above)") from error
+                raise DatapathError(
+                    f"{self._source}: BCC does not compile it: {error} (its messages are above)"
+                ) from error
             finally:
                 del os.environ["BCC_KERNEL_SOURCE"]
 
@@ -117,6 +141,14 @@ def load(compiled: BPF, name: str, kind: int) -> int:
     except OSError as error:
         said = "\n".join(str(error.filename or "").splitlines()[-_LOG_LINES:])
         raise DatapathError(f"{name}: the kernel does not take it: {error.strerror}\n{said}") from error
+
+
+def _made_of(run_directory: Path) -> int | None:
+    """The fingerprint of what the programs that are pinned there were made of."""
+    try:
+        return Layouts(run_directory).made_of
+    except NotRunningError:
+        return None
 
 
 def pinned_program(run_directory: Path, name: str) -> int | None:
