@@ -250,6 +250,8 @@ static __always_inline void track(const struct packet *pkt, const struct flow *f
 		want = next_state(pkt->tcp_flags, believed, have, fin);
 		if (want == have)
 			return;
+		if (want & ~have & STATE_RESET)
+			connection->last_seen = at;	/* before the state, or else a sweep could count earlier silence */
 		if (change_state(connection, have, want))
 			break;
 		have = state_of(connection);

@@ -291,6 +291,18 @@ def test_a_members_far_reset_is_believed_if_silence_follows(dataplane, closing):
     assert (dataplane.phase(flow), counts(dataplane)) == (Phase.EXPIRED, (0, 0))
 
 
+def test_silence_before_a_far_reset_does_not_count(dataplane):
+    """It is believed if silence follows it, however long there was silence before."""
+    flow = established(dataplane)
+    silent_for(dataplane, flow, 100)
+    says(dataplane, flow, "reply", "R", 2**31)
+    assert dataplane.sweep() == (0, 0)
+    assert says(dataplane, flow, "request", "A", 1) is Phase.ESTABLISHED
+    silent_for(dataplane, flow, IDLE - 1)
+
+    assert dataplane.sweep() == (0, 0)
+
+
 def test_a_clients_far_reset_is_not_believed_at_all(dataplane):
     """Anyone may have sent it: not even silence after it shortens the time that there is to be silent."""
     flow = established(dataplane)
