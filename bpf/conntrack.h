@@ -169,7 +169,7 @@ static __always_inline bool is_believed(const struct packet *pkt, const struct c
 	if (fin == STATE_FIN_MEMBER)
 		return is_near(pkt->sequence, connection->member_sequence);
 	if (is_half_open(state))
-		return is_near(pkt->acknowledgement, connection->member_sequence);
+		return (pkt->tcp_flags & TCP_ACK) && is_near(pkt->acknowledgement, connection->member_sequence);
 	return is_near(pkt->sequence, connection->client_sequence);
 }
 

@@ -238,6 +238,16 @@ def test_a_flood_that_acknowledges_blindly_stays_on_the_budget(dataplane, flags,
     assert dataplane.run(syn(99)).verdict is Verdict.DROP_HALF_OPEN
 
 
+def test_an_acknowledgement_counts_by_its_flag(dataplane):
+    """Without it the field means nothing (RFC 9293, 3.1), whatever it holds: no FIN leaves the budget by it."""
+    flow = dataplane.open(syn(1, seq=1))
+    dataplane.run(flow.reply(flags="SA", seq=9, ack=2))
+
+    assert says(dataplane, flow, "request", "F", 2, ack=10) is Phase.SYN_RECEIVED
+    assert counts(dataplane) == (1, 1)
+    assert says(dataplane, flow, "request", "FA", 2, ack=10) is Phase.CLOSING
+
+
 # Resets and FINs, near and far
 
 
