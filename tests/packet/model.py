@@ -8,8 +8,7 @@ from __future__ import annotations
 import struct
 from collections import defaultdict, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
@@ -19,26 +18,10 @@ from scapy.packet import Packet
 
 from ipbackend.abi import Phase, Role, Verdict
 from ipbackend.model import EndpointKey, Protocol
-from ipbackend.plan import Endpoint, Entries, Listener, ListenerKey
+from ipbackend.plan import Endpoint, Entries, ListenerKey
 from ipbackend.sizing import FIRST_SNAT_PORT
 from tests.packet.cast import CLIENT_INTERFACE, answer, icmp
-
-BEHIND, AHEAD, STEP, LOST = 16_384, 65_536, 16_384, 2**30  # of sequence numbers
-
-
-class Side(Enum):
-    CLIENT = "client"
-    MEMBER = "member"
-
-
-class Tuple(NamedTuple):
-    """What tells a client's connection from all others."""
-
-    client: str
-    client_port: int
-    vip: str
-    vip_port: int
-    protocol: Protocol
+from tests.packet.model_connection import Connection, Side, Timeouts, Tuple, flags_of, wrap
 
 
 class Place(NamedTuple):
@@ -54,86 +37,6 @@ class Outcome:
 
     verdict: Verdict
     left: Packet | None = None
-
-
-@dataclass
-class Timeouts:
-    """Seconds of silence; an established connection's are its listener's."""
-
-    syn_sent: int = 5
-    syn_received: int = 15
-    closing: int = 20
-    rest: int = 60
-
-
-@dataclass
-class Connection:
-    """What a slot holds from its opening until it is used again or has rested."""
-
-    tuple: Tuple
-    listener: Listener
-    heard: int
-    sequence: dict[Side, int]
-    phase: Phase
-    macs: tuple[str, str]  # of the client's last frame: source, destination
-    closing: set[Side] = field(default_factory=set)
-    doubted: bool = False  # a RST of the member's did not fit
-
-    def patience(self, timeouts: Timeouts) -> int:
-        """Seconds that it may be silent, or rest."""
-        if self.phase in (Phase.CLOSED, Phase.EXPIRED):
-            return timeouts.rest
-        if self.phase is Phase.SYN_SENT:
-            return timeouts.syn_sent
-        if self.phase is Phase.SYN_RECEIVED:
-            return timeouts.syn_received
-        return timeouts.closing if self.phase is Phase.CLOSING or self.doubted else self.listener.idle_timeout
-
-    def hear(self, packet: Packet, side: Side, now: int) -> None:
-        """One packet more of one side. A closed connection has nothing to learn."""
-        flags = flags_of(packet)
-        if not self.phase.is_open:
-            if TCP in packet:
-                self._lead_on(packet, side)
-            return
-        believed = self._is_believed(packet, side) if TCP in packet else False
-        if TCP in packet:
-            self._lead_on(packet, side)
-        if "R" in flags:
-            if believed or self.phase.is_half_open:
-                self.phase, self.heard = Phase.CLOSED, now
-            elif side is Side.MEMBER and not self.doubted:
-                self.doubted, self.heard = True, now
-            return
-        self.heard, self.doubted = now, False
-        if "F" in flags and believed and self.phase is not Phase.SYN_SENT:
-            self.closing.add(side)
-            self.phase = Phase.CLOSED if len(self.closing) == 2 else Phase.CLOSING
-        elif self.phase is Phase.SYN_SENT and side is Side.MEMBER and "S" in flags:
-            self.phase = Phase.SYN_RECEIVED
-        elif self.phase is Phase.SYN_RECEIVED and side is Side.CLIENT and "A" in flags and believed:
-            self.phase = Phase.ESTABLISHED
-
-    def _is_believed(self, packet: Packet, side: Side) -> bool:
-        """Whether the numbers are those of one who sees the connection."""
-        if side is Side.CLIENT and self.phase.is_half_open:
-            return "A" in flags_of(packet) and is_near(packet[TCP].ack, self.sequence[Side.MEMBER])
-        return is_near(packet[TCP].seq, self.sequence[side])
-
-    def _lead_on(self, packet: Packet, side: Side) -> None:
-        """How far the sides have come, to within a step; a client's word counts only from near."""
-        segment, flags = packet[TCP], flags_of(packet)
-        if "R" in flags:
-            return
-        if side is Side.MEMBER and self.phase.is_half_open and "S" in flags:
-            self.sequence[Side.MEMBER] = segment.seq
-            if "A" in flags:
-                self.sequence[Side.CLIENT] = segment.ack
-            return
-        if STEP <= wrap(segment.seq - self.sequence[side]) < (AHEAD if side is Side.CLIENT else LOST):
-            self.sequence[side] = segment.seq
-        if side is Side.MEMBER and "A" in flags and AHEAD <= wrap(segment.ack - self.sequence[Side.CLIENT]) < LOST:
-            self.sequence[Side.CLIENT] = segment.ack
 
 
 class Table:
@@ -234,16 +137,14 @@ class Model:
             return Outcome(Verdict.DROP_TTL) if is_false else Outcome(Verdict.REJECT_TTL, answer(packet, 11, 0))
         return self._from_member(packet, address.index) if address.role is Role.SNAT else self._from_client(packet)
 
-    def receive_error(self, packet: Packet, about: Tuple | Place | None, inner: bytes) -> Outcome:
-        """An ICMP error about a datagram that went to the client or the member; `inner` is that as it was sent."""
+    def receive_error(self, packet: Packet, at: Place | None, side: Side, inner: bytes) -> Outcome:
+        """An ICMP error from one side, about what went there; `inner` is that as it was when its sender sent it."""
         if packet[IP].ttl <= 1:
             return Outcome(Verdict.DROP_TTL)
         if self._is_false(packet[IP].src):
             return Outcome(Verdict.DROP_MALFORMED)
-        at = self.find(about) if isinstance(about, Tuple) else about
-        if at is None or at.slot not in self.tables[at.endpoint].slots or self[at].phase is Phase.EXPIRED:
+        if at is None or self[at].phase is Phase.EXPIRED:
             return Outcome(Verdict.DROP_ICMP_UNRELATED)
-        side = Side.CLIENT if isinstance(about, Tuple) else Side.MEMBER
         mtu = self._mtu(at, side)
         if not mtu:
             return Outcome(Verdict.DROP_NO_NEXT_HOP)
@@ -263,14 +164,11 @@ class Model:
             for slot, connection in table.slots.items():
                 yield Place(number, slot), connection
 
-    def tuple_at(self, at: Place) -> Tuple | None:
-        """Whose the slot is."""
-        return self[at].tuple if at.slot in self.tables[at.endpoint].slots else None
-
-    def flow_ends(self, at: Place) -> tuple[str, int, str, int]:
-        """What the slot is to its member, and the member: addresses and ports."""
+    def is_at(self, at: Place, sought: Tuple, ends: tuple[str, int, str, int]) -> bool:
+        """Whether the slot holds this tuple; `ends` are what it is to its member, and the member."""
         table = self.tables[at.endpoint]
-        return *table.snat_of(at.slot), str(table.endpoint.key.address), table.endpoint.key.port
+        key = table.endpoint.key
+        return self[at].tuple == sought and (*table.snat_of(at.slot), str(key.address), key.port) == ends
 
     def find(self, sought: Tuple) -> Place | None:
         """The one place that has this tuple."""
@@ -399,18 +297,6 @@ class Model:
         """No single host sends so: there is no one to answer to."""
         first = int(sender.split(".")[0])
         return first in (0, 127) or first >= 224 or IPv4Address(sender) in self.entries.addresses
-
-
-def wrap(number: int) -> int:
-    return number % 2**32
-
-
-def is_near(number: int, known: int) -> bool:
-    return wrap(number - known + BEHIND) < BEHIND + AHEAD
-
-
-def flags_of(packet: Packet) -> str:
-    return str(packet[TCP].flags) if TCP in packet else ""
 
 
 def ports_of(packet: Packet) -> tuple[Protocol, int, int]:
