@@ -28,7 +28,7 @@ test: setup ## Run all tests: unit, packet (in the kernel) and netns (real links
 	@$(BIN)/python -m pytest $(ARGS)
 
 fuzz: setup ## Five million mutated frames through the program, and thousands of random lives; wants root
-	@FUZZ_FRAMES=5000000 MODEL_EXAMPLES=3000 $(BIN)/python -m pytest tests/packet/test_fuzz.py tests/packet/test_model.py
+	@FUZZ_FRAMES=5000000 MODEL_LIVES=3000 $(BIN)/python -m pytest tests/packet/test_fuzz.py tests/packet/test_model.py
 
 lint: setup ## Check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -27,12 +27,14 @@ LISTENERS = {  # by name: load balancer, protocol, port, pool
     "web-too": ("second", "TCP", 80, "second"),
     "dns": ("shop", "UDP", 53, "dns"),
 }
-FLAGS = ("A", "PA", "FA", "R", "RA", "S", "SA", "F", "", "SF", "SR")
+WORDS = ("A", "A", "A", "PA", "PA", "FA", "FA", "S", "SA", "F", "", "SF")
+RESETS = ("R", "RA", "SR")
+FLAGS = (*WORDS, *RESETS)
 DISTANCES = (0, 1, -1, STEP - 1, STEP, AHEAD - 1, AHEAD, -BEHIND, -BEHIND - 1, LOST - 1, LOST, 2**31)
 FIRST_NUMBERS = (0, 1, 2**31 - 20_000, 2**32 - 50_000, 2**32 - 1)
 STRANGERS = ("127.0.0.1", "224.0.0.1", "0.1.2.3", cast.VIP, cast.SNAT)
 # Seconds: never nearer than 5 to a timeout from below, so that a slow machine's own time changes nothing.
-MOMENTS = (10, 20, 30, 60, 250, 300)
+MOMENTS = (10, 10, 20, 20, 30, 60, 100, 300)
 
 OTHER = {Side.CLIENT: Side.MEMBER, Side.MEMBER: Side.CLIENT}
 
@@ -55,6 +57,7 @@ ttl = st.sampled_from((64,) * 9 + (1,))
 pick = st.sampled_from((0, 0, 0, 0, 1, 1, 1, 2, 2, *range(REMEMBERED)))  # the latest is 0
 flags = st.sampled_from(FLAGS)
 distance = st.sampled_from((0, 0, 0, 0, 1, 1, 1, *DISTANCES))
+far_or_near = st.sampled_from(DISTANCES)
 first_number = st.sampled_from(FIRST_NUMBERS)
 size = st.sampled_from((0, 1, 7, 400, 1448, 1460))
 ceiling = st.sampled_from((1, 2, 3, 6))
@@ -62,10 +65,11 @@ limit = st.sampled_from((1, 1, 2, 6))
 mtu = st.sampled_from((1500, 1500, 600))
 name = st.sampled_from(sorted(MEMBERS))
 ip_fields = st.sampled_from(((),) * 5 + ((("flags", "DF"),),) * 3 + ((("ttl", 1),), (("ttl", 2),)))
-utterance = st.builds(
-    Utterance, st.sampled_from(Side), flags, distance, distance, size, ip_fields, st.sampled_from((False, False, True))
-)
-said = st.lists(utterance, max_size=4)
+side = st.sampled_from(Side)
+moved = st.sampled_from((False, False, True))
+word = st.builds(Utterance, side, st.sampled_from(WORDS), distance, distance, size, ip_fields, moved)
+reset = st.builds(Utterance, side, st.sampled_from(RESETS), far_or_near, distance, st.just(0), ip_fields, moved)
+said = st.lists(st.one_of(word, word, word, word, word, reset), max_size=4)
 
 
 def written(members: dict[str, dict[str, tuple[int, int]]], listeners: dict[str, int]) -> str:
