@@ -3,10 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := python3-bpfcc python3-venv linux-libc-dev nftables
 .DEFAULT_GOAL := help
-.PHONY: help setup test fuzz lint demo lab clean
+.PHONY: help setup test fuzz bench bench-packet lint demo lab clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Install what is missing: distribution packages (as root) and the Python environment
 	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q ' installed' || echo $$p; done); \
@@ -29,6 +29,15 @@ test: setup ## Run all tests: unit, packet (in the kernel) and netns (real links
 
 fuzz: setup ## Five million mutated frames through the program, and thousands of random lives; wants root
 	@FUZZ_FRAMES=5000000 MODEL_LIVES=3000 $(BIN)/python -m pytest tests/packet/test_fuzz.py tests/packet/test_model.py
+
+bench: bench-packet bench-gateway ## Measure everything
+
+bench-packet: setup $(VENV)/.bench ## Measure what a packet costs in the kernel, beside yardsticks; wants root
+	@$(BIN)/python -m tests.bench.packet $(ARGS)
+
+$(VENV)/.bench: $(VENV)/.made
+	@$(BIN)/pip install -q --disable-pip-version-check -e '.[bench]'
+	@touch $@
 
 lint: setup ## Check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -45,6 +45,7 @@ enum verdict {
 	DROP_ICMP,		/* ICMP that is neither an echo request nor an error */
 	DROP_ICMP_UNRELATED,	/* an ICMP error about no connection of ours */
 	DROP_PROTOCOL,		/* neither TCP, UDP nor ICMP */
+	DROP_SOURCE_ROUTE,	/* its sender would choose the way that it takes from the member on (RFC 7126, 4.3) */
 	DROP_TTL,		/* its time to live ends here, and there is no one to tell */
 	DROP_TOO_BIG,		/* longer than the next link's MTU, and we do not fragment */
 	DROP_NO_CONNECTION,	/* to a SNAT address or a RST, and of no connection */
@@ -52,15 +53,18 @@ enum verdict {
 	DROP_NOT_OPENED,	/* no free slot, or another CPU in the way: a retransmission opens it */
 	DROP_HALF_OPEN,		/* every member with room has too many handshakes under way */
 	DROP_INDEX_FULL,	/* both buckets of the flow index are full */
+	DROP_ERROR_RATE,	/* its sender would be told by an ICMP error, but enough have been sent at the moment */
+	DROP_NO_ROAD,		/* a program is not in its place: the controller is at work */
 
 	VERDICTS
 };
 
 /* The programs beside the first: indexes of the map of programs. */
 enum road {
-	ROAD_OPEN,
+	ROAD_UNCOMMON,		/* of a connection perhaps, but tagged, in pieces, with options, at its end ... */
+	ROAD_OPEN,		/* of no connection yet */
 	ROAD_ICMP,
-	ROAD_FRAGMENT,
+	ROAD_REJECT,		/* to be answered */
 	ROADS
 };
 
@@ -112,6 +116,14 @@ struct gateway {
 	__u32 syn_received_timeout;
 	__u32 closing_timeout;
 	__u32 rest;		/* how long a closed slot answers late packets */
+	__u64 error_interval;	/* nanoseconds between two ICMP errors of one CPU, on average */
+};
+
+/* What a program leaves for the one that answers a packet, on the same CPU. */
+struct answer {
+	__u32 verdict;
+	__u32 mtu;		/* of the link that the packet is too big for */
+	__u64 next_error;	/* nanoseconds: when the next ICMP error would be due if all came evenly */
 };
 
 struct address {
@@ -182,7 +194,8 @@ struct connection {
 	__u8 client_mac[6];
 	__u32 client_sequence;	/* TCP, host order: how far each side had come, to within SEQUENCE_STEP */
 	__u32 member_sequence;
-	__u32 reserved;
+	__u16 client_vlan;	/* id of the VLAN that the client's last packet was tagged with, or 0 */
+	__u16 reserved;
 };
 
 struct bucket {
@@ -195,7 +208,8 @@ struct next_hop {
 	__u8 destination[6];
 	__u8 source[6];
 	__u32 mtu;
-	__u32 resolved;		/* 0: drop rather than send to a stale MAC */
+	__u16 resolved;		/* 0: drop rather than send to a stale MAC */
+	__u16 vlan;		/* id of the VLAN to tag frames with, or 0 */
 };
 
 struct fragment_key {

@@ -284,12 +284,14 @@ static __always_inline void learn_way_back(const struct packet *pkt, struct conn
 	__u32 *kept = (void *)connection->gateway_mac;
 
 	if (kept[0] == seen[0] && kept[1] == seen[1] && kept[2] == seen[2] &&
-	    connection->client_interface == pkt->ctx->ingress_ifindex)
+	    connection->client_interface == pkt->ctx->ingress_ifindex &&
+	    connection->client_vlan == (pkt->tci & VLAN_ID))
 		return;
 	kept[0] = seen[0];
 	kept[1] = seen[1];
 	kept[2] = seen[2];
 	connection->client_interface = pkt->ctx->ingress_ifindex;
+	connection->client_vlan = pkt->tci & VLAN_ID;
 }
 
 #endif

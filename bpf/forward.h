@@ -10,6 +10,7 @@ struct way_out {
 	__u8 source[6];
 	__u32 interface;
 	__u32 mtu;
+	__u16 vlan;		/* id, or 0 for none */
 };
 
 /* Towards the member, as the SNAT address and port that the flow's slot is. */
@@ -35,6 +36,7 @@ static __always_inline enum verdict to_member(const struct flow *flow, struct wa
 	__builtin_memcpy(out->source, next_hop->source, 6);
 	out->interface = next_hop->interface;
 	out->mtu = next_hop->mtu;
+	out->vlan = next_hop->vlan;
 	return FORWARD_REQUEST;
 }
 
@@ -51,6 +53,7 @@ static __always_inline enum verdict to_client(const struct flow *flow, struct wa
 	__builtin_memcpy(out->destination, connection->client_mac, 6);
 	__builtin_memcpy(out->source, connection->gateway_mac, 6);
 	out->interface = connection->client_interface;
+	out->vlan = connection->client_vlan;
 	if ((state_of(connection) ^ flow->state) >= STATE_GENERATION)
 		return DROP_NO_CONNECTION;	/* the slot changed hands while we read it */
 	link = links.lookup(&out->interface);
@@ -79,24 +82,16 @@ static __always_inline bool find_by_slot(struct endpoint_key *key, __be16 snat_p
 	return (flow->state & STATE_PHASE) >= SLOT_SYN_SENT;
 }
 
-/* The other end has been forgotten, and this one is told by a RST, but none answers a RST or half a segment. */
-static __always_inline enum verdict too_late(const struct packet *pkt)
-{
-	return (pkt->tcp_flags & TCP_RST) || !pkt->ports ? DROP_NO_CONNECTION : REJECT_EXPIRED;
-}
-
-/* To a VIP: on through its connection, if there is one. */
+/*
+ * To a VIP: on through its connection, if there is one. A new connection on the tuple of one that has ended is
+ * for the road that opens.
+ */
 static __always_inline enum verdict from_client(struct packet *pkt, struct flow *flow, struct way_out *out)
 {
 	if (!find_flow(hash_of(&pkt->tuple), &pkt->tuple, SLOT_EXPIRED, NOWHERE, flow))
-		return NEXT_STEP;
-	if ((flow->state & STATE_PHASE) >= SLOT_CLOSED && opens(pkt)) {
-		vacate(flow->connection, flow->state, flow->at);	/* the tuple's next connection begins */
-		return NEXT_STEP;
-	}
-	if ((flow->state & STATE_PHASE) == SLOT_EXPIRED)
-		return too_late(pkt);
-	learn_way_back(pkt, flow->connection);
+		return take(pkt, ROAD_OPEN);
+	if ((flow->state & STATE_PHASE) >= SLOT_CLOSED && opens(pkt))
+		return take(pkt, ROAD_OPEN);
 	return to_member(flow, out);
 }
 
@@ -111,22 +106,19 @@ static __always_inline enum verdict from_member(struct packet *pkt, const struct
 
 	if (!find_by_slot(&key, pkt->tuple.dport, address->index, flow))
 		return DROP_NO_CONNECTION;
-	if ((flow->state & STATE_PHASE) == SLOT_EXPIRED)
-		return too_late(pkt);
 	return to_client(flow, out);
 }
 
-/* Whether a packet goes through a link of this MTU: REJECT_ if its sender can do something about it. */
-static __always_inline enum verdict fits(struct packet *pkt, __u32 mtu, enum verdict verdict)
+/* FORWARD_ and where to, or why not. */
+static __always_inline enum verdict find_way(struct packet *pkt, const struct address *address, struct flow *flow,
+					     struct way_out *out)
 {
-	if (pkt->length <= mtu)
-		return verdict;
-	if (!(pkt->ip->frag_off & bpf_htons(IP_DONT_FRAGMENT)) || is_later_fragment(pkt))
-		return DROP_TOO_BIG;	/* an error about a later fragment tells no one whose it is (RFC 1122, 3.2.2) */
-	pkt->mtu = mtu;
-	return REJECT_TOO_BIG;
+	if (address->role == ROLE_SNAT)
+		return from_member(pkt, address, flow, out);
+	return from_client(pkt, flow, out);
 }
 
+/* Known from each packet, as both may be two at one time: verdict FORWARD_OPENED is a request's as well. */
 static __always_inline void account(const struct packet *pkt, struct connection *connection, enum verdict verdict)
 {
 	struct listener_count *count = listener_counts.lookup(&connection->listener);
@@ -142,124 +134,47 @@ static __always_inline void account(const struct packet *pkt, struct connection 
 	}
 }
 
-static __always_inline void send(struct packet *pkt, const struct way_out *out)
+/* What a packet leaves behind in its connection. */
+static __always_inline void leave_trace(const struct packet *pkt, const struct flow *flow, enum verdict verdict)
 {
-	rewrite(pkt, &out->tuple);
-	write_macs(pkt, out->destination, out->source);
-	pkt->interface = out->interface;
+	if (verdict == FORWARD_REQUEST)
+		learn_way_back(pkt, flow->connection);
+	track(pkt, flow, verdict == FORWARD_REQUEST ? STATE_FIN_CLIENT : STATE_FIN_MEMBER);
+	account(pkt, flow->connection, verdict);
 }
 
-/* The first steps of every packet to one of our addresses. */
-static __always_inline enum verdict parse(struct packet *pkt, struct address **address)
+/* The common road, which most packets take from end to end. What is not plain goes on by a road of its own. */
+static __always_inline enum verdict forward(struct packet *pkt)
 {
-	enum verdict verdict = parse_ip(pkt);
-
-	if (verdict != NEXT_STEP)
-		return verdict;
-	*address = addresses.lookup(&pkt->tuple.daddr);
-	if (!*address)
-		return PASS_NOT_OURS;
-	return parse_transport(pkt);
-}
-
-/* NEXT_STEP: to a VIP, and of no connection. */
-static __always_inline enum verdict forward_parsed(struct packet *pkt, const struct address *address)
-{
+	struct address *address;
 	struct flow flow = {};
 	struct way_out out;
 	enum verdict verdict;
 
-	if (address->role == ROLE_SNAT)
-		verdict = from_member(pkt, address, &flow, &out);
-	else
-		verdict = from_client(pkt, &flow, &out);
-	if (verdict != FORWARD_REQUEST && verdict != FORWARD_REPLY)
-		return verdict;
-	verdict = fits(pkt, out.mtu, verdict);
-	if (verdict != FORWARD_REQUEST && verdict != FORWARD_REPLY)
-		return verdict;
-
-	track(pkt, &flow, verdict == FORWARD_REQUEST ? STATE_FIN_CLIENT : STATE_FIN_MEMBER);
-	account(pkt, flow.connection, verdict);
-	if (pkt->fragment && !is_later_fragment(pkt))
-		remember_fragment(pkt);
-	send(pkt, &out);
-	return verdict;
-}
-
-/* NEXT_STEP: a fragment, an ICMP error, or to a VIP and of no connection. */
-static __always_inline enum verdict forward(struct packet *pkt)
-{
-	struct address *address;
-	enum verdict verdict = parse(pkt, &address);
-
-	if (verdict != NEXT_STEP || pkt->fragment || is_icmp(pkt))
-		return verdict;
-	return forward_parsed(pkt, address);
-}
-
-static __always_inline enum verdict forward_fragment(struct packet *pkt)
-{
-	struct address *address;
-	enum verdict verdict = parse(pkt, &address);
-
+	if (!parse_plain_ip(pkt))
+		return PASS_NOT_OURS;
+	if (pkt->eth->h_proto == bpf_htons(ETH_P_8021Q))
+		return take(pkt, ROAD_UNCOMMON);
+	if (pkt->eth->h_proto != bpf_htons(ETH_P_IP))
+		return PASS_NOT_OURS;
+	address = addresses.lookup(&pkt->tuple.daddr);
+	if (!address)
+		return PASS_NOT_OURS;
+	if (!is_common(pkt))
+		return take(pkt, is_icmp(pkt) ? ROAD_ICMP : ROAD_UNCOMMON);
+	verdict = parse_transport(pkt, pkt->ip + 1, pkt->length - sizeof(*pkt->ip));
 	if (verdict != NEXT_STEP)
 		return verdict;
-	if (is_later_fragment(pkt)) {
-		if (!recall_fragment(pkt))
-			return DROP_FRAGMENT;
-		if ((pkt->fragment & IP_OFFSET) * 8 < pkt->header)
-			return DROP_MALFORMED;	/* it would write over the header that was judged (RFC 1858) */
-		if ((pkt->fragment & IP_OFFSET) * 8 + pkt->length > 65535)
-			return DROP_MALFORMED;	/* no datagram is that long */
-	}
-	verdict = forward_parsed(pkt, address);
-	return verdict == NEXT_STEP && is_later_fragment(pkt) ? DROP_FRAGMENT : verdict;
-}
-
-/* A client's packet that belongs to no connection: it opens one if listener and pool allow. */
-static __always_inline enum verdict open_or_refuse(struct packet *pkt)
-{
-	struct listener_count *count;
-	struct listener_key key = {};
-	struct listener *listener;
-	struct flow flow = {};
-	struct way_out out;
-	struct address *address;
-	enum verdict verdict, way;
-
-	verdict = parse(pkt, &address);
-	if (verdict != NEXT_STEP || !pkt->ports)
+	verdict = find_way(pkt, address, &flow, &out);
+	if (verdict != FORWARD_REQUEST && verdict != FORWARD_REPLY)
 		return verdict;
-	if (pkt->tcp_flags & TCP_RST)
-		return DROP_NO_CONNECTION;
-	if (has_false_sender(pkt))
-		return DROP_MALFORMED;
-	key.vip = pkt->tuple.daddr;
-	key.port = pkt->tuple.dport;
-	key.protocol = pkt->tuple.protocol;
-	listener = listeners.lookup(&key);
-	if (!listener)
-		return REJECT_NO_LISTENER;
-	if (!opens(pkt))
-		return REJECT_NO_CONNECTION;
+	if (pkt->length > out.mtu || out.vlan || (flow.state & STATE_PHASE) == SLOT_EXPIRED)
+		return take(pkt, ROAD_UNCOMMON);
 
-	verdict = open(pkt, listener, &flow);
-	if (verdict != FORWARD_OPENED && verdict != FORWARD_REQUEST) {
-		count = listener_counts.lookup(&listener->id);
-		if (count)
-			count->refused++;
-		return verdict;
-	}
-	way = to_member(&flow, &out);
-	if (way == FORWARD_REQUEST)
-		way = fits(pkt, out.mtu, FORWARD_REQUEST);
-	if (way != FORWARD_REQUEST)
-		return way;
-	account(pkt, flow.connection, verdict);
-	if (pkt->fragment && !is_later_fragment(pkt))
-		remember_fragment(pkt);
-	send(pkt, &out);
+	leave_trace(pkt, &flow, verdict);
+	rewrite(pkt, &out.tuple);
+	write_macs((void *)pkt->eth, out.destination, out.source);
+	pkt->interface = out.interface;
 	return verdict;
 }
 

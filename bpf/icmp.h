@@ -3,6 +3,54 @@
 #ifndef IPBACKEND_ICMP_H
 #define IPBACKEND_ICMP_H
 
+#define CHECKED_ICMP 576	/* bytes: what an error, with its IP header, is to stay within (RFC 1812, 4.3.2.3) */
+
+static __always_inline bool is_icmp_error(const struct icmphdr *icmp)
+{
+	return icmp->type == ICMP_DEST_UNREACH || icmp->type == ICMP_TIME_EXCEEDED ||
+	       icmp->type == ICMP_PARAMETERPROB;
+}
+
+/*
+ * The checksum of a message (RFC 5508, REQ-3). One longer than that is left to its receiver: what is wrong
+ * stays wrong, since ours are adjusted, not computed anew.
+ */
+static __always_inline bool is_intact(const struct icmphdr *icmp, __u32 length, const void *end)
+{
+	const __u8 *byte = (const __u8 *)icmp;
+	__u64 sum = 0;
+	__u32 i;
+
+	if (length > CHECKED_ICMP)
+		return true;
+	for (i = 0; i + 1 < CHECKED_ICMP && i + 1 < length; i += 2) {
+		if (byte + i + 2 > (const __u8 *)end)
+			return false;
+		sum += *(const __u16 *)(byte + i);
+	}
+	if (length & 1) {
+		if (byte + i + 1 > (const __u8 *)end)
+			return false;
+		sum += byte[i];
+	}
+	return fold(sum) == 0xffff;
+}
+
+/* The checksum of a quoted IP header (RFC 5508, REQ-3a); it may be shorter than it says. */
+static __always_inline bool is_header_intact(const struct iphdr *ip, const void *end)
+{
+	const __u16 *word = (const void *)ip;
+	__u32 words = ip->ihl * 2, i;
+	__u64 sum = 0;
+
+	for (i = 0; i < MAX_IP_HEADER / 2 && i < words; i++) {
+		if ((const void *)(word + i + 1) > end)
+			return false;
+		sum += word[i];
+	}
+	return fold(sum) == 0xffff;
+}
+
 /* The datagram that an error quotes: one that we sent, as its receiver saw it. */
 struct quote {
 	struct icmphdr *icmp;
@@ -26,6 +74,8 @@ static __always_inline bool parse_quote(const struct packet *pkt, struct quote *
 	if (ip->version != 4 || ip->ihl < 5 || ip->frag_off & bpf_htons(IP_OFFSET))
 		return false;
 	if (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP)
+		return false;
+	if (!is_header_intact(ip, pkt->end))
 		return false;
 	transport = (void *)ip + ip->ihl * 4;
 	if ((void *)(transport + 1) > pkt->end || (void *)(transport + 1) > end)
@@ -123,6 +173,27 @@ static __always_inline void rewrite_icmp(struct packet *pkt, struct quote *quote
 	ip->daddr = want->daddr;
 }
 
+/* NEXT_STEP: a whole error, its checksums right, as far as it is read. Anything but an error ends here. */
+static __always_inline enum verdict judge_icmp(const struct packet *pkt)
+{
+	__u32 length = pkt->length - pkt->ip->ihl * 4;
+	struct icmphdr *icmp = (void *)pkt->ip + pkt->ip->ihl * 4;
+
+	if (is_later_fragment(pkt))
+		return PASS_ECHO;	/* an error is never that long */
+	if ((void *)(icmp + 1) > pkt->end || length < sizeof(*icmp))
+		return DROP_MALFORMED;
+	if (icmp->type == ICMP_ECHO)
+		return PASS_ECHO;	/* whatever its TTL: it goes no further than here */
+	if (!is_icmp_error(icmp) || pkt->fragment)
+		return DROP_ICMP;
+	if (pkt->ip->ttl <= 1)
+		return DROP_TTL;
+	if (has_false_sender(pkt) || !is_intact(icmp, length, pkt->end))
+		return DROP_MALFORMED;
+	return NEXT_STEP;
+}
+
 static __always_inline enum verdict forward_icmp(struct packet *pkt)
 {
 	struct address *address;
@@ -131,10 +202,12 @@ static __always_inline enum verdict forward_icmp(struct packet *pkt)
 	enum verdict verdict;
 
 	verdict = parse(pkt, &address);
+	if (verdict == NEXT_STEP)
+		verdict = parse_options(pkt);
+	if (verdict == NEXT_STEP)
+		verdict = judge_icmp(pkt);
 	if (verdict != NEXT_STEP)
 		return verdict;
-	if (has_false_sender(pkt))
-		return DROP_MALFORMED;
 	if (!parse_quote(pkt, &quote))
 		return DROP_ICMP_UNRELATED;
 	verdict = find_quoted(pkt, address, &quote, &out);
@@ -144,9 +217,7 @@ static __always_inline enum verdict forward_icmp(struct packet *pkt)
 		return DROP_TOO_BIG;
 
 	rewrite_icmp(pkt, &quote, &out);
-	write_macs(pkt, out.destination, out.source);
-	pkt->interface = out.interface;
-	return FORWARD_ICMP_ERROR;
+	return write_link(pkt, &out) ? FORWARD_ICMP_ERROR : DROP_MALFORMED;
 }
 
 #endif

@@ -15,12 +15,13 @@
 #include "slots.h"
 #include "conntrack.h"
 #include "rewrite.h"
-#include "reject.h"
+#include "forward.h"
 #include "fragment.h"
+#include "uncommon.h"
 #include "schedule.h"
 #include "open.h"
-#include "forward.h"
 #include "icmp.h"
+#include "reject.h"
 #include "sweep.h"
 
 static __always_inline int action_of(enum verdict verdict, struct packet *pkt)
@@ -38,16 +39,26 @@ static __always_inline int action_of(enum verdict verdict, struct packet *pkt)
 /* The one exit: every packet is counted under the verdict it left with. */
 static __always_inline int leave(struct packet *pkt, enum verdict verdict)
 {
-	__u64 *count;
-	__u32 row;
+	__u32 row = verdict;
+	__u64 *count = verdicts.lookup(&row);
 
-	if (verdict >= REJECT_NO_LISTENER && verdict <= REJECT_EXPIRED && !reject(pkt, verdict))
-		verdict = DROP_MALFORMED;
-	row = verdict;
-	count = verdicts.lookup(&row);
 	if (count)
 		(*count)++;
 	return action_of(verdict, pkt);
+}
+
+/* Left by one of the roads behind the first: to be answered on another one. */
+static __always_inline int leave_or_answer(struct packet *pkt, enum verdict verdict)
+{
+	struct answer *answer = answers.lookup(&(__u32){ 0 });
+
+	if (verdict >= REJECT_NO_LISTENER && verdict <= REJECT_EXPIRED && answer) {
+		answer->verdict = verdict;
+		answer->mtu = pkt->mtu;
+		roads.call(pkt->ctx, ROAD_REJECT);
+		verdict = DROP_NO_ROAD;
+	}
+	return leave(pkt, verdict);
 }
 
 /* Every packet enters here. What is rare takes a road of its own, so that the common one stays short. */
@@ -56,17 +67,32 @@ int ipbackend(struct xdp_md *ctx)
 	struct packet pkt = { .ctx = ctx };
 	enum verdict verdict = forward(&pkt);
 
-	if (verdict == NEXT_STEP && pkt.fragment) {
-		roads.call(ctx, ROAD_FRAGMENT);
-		verdict = DROP_FRAGMENT;
-	} else if (verdict == NEXT_STEP && is_icmp(&pkt)) {
-		roads.call(ctx, ROAD_ICMP);
-		verdict = DROP_ICMP_UNRELATED;
-	} else if (verdict == NEXT_STEP) {
-		roads.call(ctx, ROAD_OPEN);
-		verdict = DROP_NOT_OPENED;
+	if (verdict == NEXT_STEP) {
+		if (pkt.road == ROAD_OPEN)
+			roads.call(ctx, ROAD_OPEN);
+		else if (pkt.road == ROAD_ICMP)
+			roads.call(ctx, ROAD_ICMP);
+		else
+			roads.call(ctx, ROAD_UNCOMMON);
+		verdict = DROP_NO_ROAD;
 	}
 	return leave(&pkt, verdict);
+}
+
+/* The common road once more, with all that may be uncommon on it. */
+int ipbackend_uncommon(struct xdp_md *ctx)
+{
+	struct packet pkt = { .ctx = ctx };
+	enum verdict verdict = forward_uncommon(&pkt);
+
+	if (verdict == NEXT_STEP) {
+		if (pkt.road == ROAD_ICMP)
+			roads.call(ctx, ROAD_ICMP);
+		else
+			roads.call(ctx, ROAD_OPEN);
+		verdict = DROP_NO_ROAD;
+	}
+	return leave_or_answer(&pkt, verdict);
 }
 
 /* The road of a client's packet that belongs to no connection. */
@@ -74,28 +100,23 @@ int ipbackend_open(struct xdp_md *ctx)
 {
 	struct packet pkt = { .ctx = ctx };
 
-	return leave(&pkt, open_or_refuse(&pkt));
+	return leave_or_answer(&pkt, open_or_refuse(&pkt));
 }
 
-/* The road of a fragment: the common one, or on to the one that opens. */
-int ipbackend_fragment(struct xdp_md *ctx)
-{
-	struct packet pkt = { .ctx = ctx };
-	enum verdict verdict = forward_fragment(&pkt);
-
-	if (verdict == NEXT_STEP) {
-		roads.call(ctx, ROAD_OPEN);
-		verdict = DROP_NOT_OPENED;
-	}
-	return leave(&pkt, verdict);
-}
-
-/* The road of an ICMP error. */
+/* The road of ICMP. */
 int ipbackend_icmp(struct xdp_md *ctx)
 {
 	struct packet pkt = { .ctx = ctx };
 
 	return leave(&pkt, forward_icmp(&pkt));
+}
+
+/* The road of what is answered. */
+int ipbackend_reject(struct xdp_md *ctx)
+{
+	struct packet pkt = { .ctx = ctx };
+
+	return leave(&pkt, reject(&pkt));
 }
 
 /* Run by the controller on a frame that is a struct sweep; looks at SWEEP_SLICE slots from its cursor on. */

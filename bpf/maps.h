@@ -42,6 +42,9 @@ BPF_F_TABLE(PINNED("percpu_array", "verdicts"), __u32, __u64, verdicts, VERDICTS
 BPF_F_TABLE(PINNED("percpu_array", "listener_counts"), __u32, struct listener_count, listener_counts, MAX_LISTENERS, 0);
 BPF_F_TABLE(PINNED("percpu_array", "endpoint_counts"), __u32, struct endpoint_count, endpoint_counts, MAX_ENDPOINTS, 0);
 
+/* Written by the data plane only, per CPU: the answer that a packet gets on the next road. */
+BPF_F_TABLE(PINNED("percpu_array", "answers"), __u32, struct answer, answers, 1, 0);
+
 /* Written by the loader: the programs that the first one hands packets on to. */
 BPF_F_TABLE(PINNED("prog", "roads"), __u32, __u32, roads, ROADS, 0);
 

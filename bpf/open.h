@@ -42,6 +42,7 @@ static __always_inline void fill(struct connection *connection, const struct pac
 	connection->client_interface = pkt->ctx->ingress_ifindex;
 	__builtin_memcpy(connection->gateway_mac, pkt->eth->h_dest, 6);
 	__builtin_memcpy(connection->client_mac, pkt->eth->h_source, 6);
+	connection->client_vlan = pkt->tci & VLAN_ID;
 }
 
 /*
@@ -133,16 +134,74 @@ static __always_inline enum verdict claim(const struct packet *pkt, __u64 hash, 
 	return FORWARD_OPENED;
 }
 
-/* Where we get none, another CPU may have opened this very tuple, maybe with the last place there was. */
-static __always_inline enum verdict open(const struct packet *pkt, const struct listener *listener,
-					 struct flow *flow)
+/*
+ * The connection of a tuple that may have one by now, or one that has ended; else a new one, if its packet may
+ * open one. Where we get none, another CPU may have opened this very tuple, maybe with the last place there was.
+ */
+static __always_inline enum verdict find_or_open(const struct packet *pkt, struct flow *flow)
 {
+	struct listener_key key = {
+		.vip = pkt->tuple.daddr,
+		.port = pkt->tuple.dport,
+		.protocol = pkt->tuple.protocol,
+	};
 	__u64 hash = hash_of(&pkt->tuple);
-	enum verdict verdict = claim(pkt, hash, listener, flow);
+	struct listener_count *count;
+	struct listener *listener;
+	enum verdict verdict;
 
-	if (verdict != FORWARD_OPENED && find_flow(hash, &pkt->tuple, SLOT_CLOSING, NOWHERE, flow))
+	if (find_flow(hash, &pkt->tuple, SLOT_EXPIRED, NOWHERE, flow)) {
+		if ((flow->state & STATE_PHASE) < SLOT_CLOSED)
+			return FORWARD_REQUEST;
+		vacate(flow->connection, flow->state, flow->at);
+	}
+	if (pkt->tcp_flags & TCP_RST)
+		return DROP_NO_CONNECTION;
+	if (has_false_sender(pkt))
+		return DROP_MALFORMED;
+	listener = listeners.lookup(&key);
+	if (!listener)
+		return REJECT_NO_LISTENER;
+	if (!opens(pkt))
+		return REJECT_NO_CONNECTION;
+
+	verdict = claim(pkt, hash, listener, flow);
+	if (verdict == FORWARD_OPENED)
+		return verdict;
+	if (find_flow(hash, &pkt->tuple, SLOT_CLOSING, NOWHERE, flow))
 		return FORWARD_REQUEST;
+	count = listener_counts.lookup(&listener->id);
+	if (count)
+		count->refused++;
 	return verdict;
+}
+
+/* The road of a client's packet that belonged to no connection. */
+static __always_inline enum verdict open_or_refuse(struct packet *pkt)
+{
+	struct address *address;
+	struct flow flow = {};
+	struct way_out out;
+	enum verdict verdict, way;
+
+	verdict = parse(pkt, &address);
+	if (verdict != NEXT_STEP)
+		return verdict;
+	if (!pkt->ports || address->role != ROLE_VIP)
+		return DROP_NO_CONNECTION;
+	verdict = find_or_open(pkt, &flow);
+	if (verdict != FORWARD_OPENED && verdict != FORWARD_REQUEST)
+		return verdict;
+	way = to_member(&flow, &out);
+	if (way == FORWARD_REQUEST)
+		way = fits(pkt, out.mtu, FORWARD_REQUEST);
+	if (way != FORWARD_REQUEST)
+		return way;
+	if (verdict == FORWARD_REQUEST)
+		leave_trace(pkt, &flow, verdict);
+	else
+		account(pkt, flow.connection, verdict);
+	return send(pkt, &out, verdict);
 }
 
 #endif

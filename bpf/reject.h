@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The answer to a packet that goes no further: a RST (RFC 9293, 3.10.7.1) or an ICMP error (RFC 792, 1191). */
+/* The answer to a packet that goes no further: a RST (RFC 9293, 3.10.7.1) or an ICMP error (RFC 792, 1191, 1812). */
 #ifndef IPBACKEND_REJECT_H
 #define IPBACKEND_REJECT_H
 
 #define REPLY_TTL 64
-#define ICMP_QUOTED 8		/* bytes of the datagram's payload that an ICMP error quotes (RFC 792) */
+#define ICMP_LENGTH 576		/* bytes of an error's datagram at most (RFC 1812, 4.3.2.3) */
+#define ICMP_HEADERS (sizeof(struct iphdr) + sizeof(struct icmphdr))
+#define ERROR_BURST 1000000000ULL	/* nanoseconds' worth of errors that may come at once */
+#define INTERNETWORK_CONTROL 0xc0	/* precedence of errors (RFC 1812, 4.3.2.5) */
+#define TOS_WITHOUT_PRECEDENCE 0x1e
 
-/* The one's complement sum of `words` 16-bit words, in network order. */
+/* The one's complement sum of up to `words` 16-bit words that end before `end`. */
 static __always_inline __u64 sum_words(const void *start, const void *end, int words)
 {
 	const __u16 *word = start;
@@ -22,13 +26,10 @@ static __always_inline __u64 sum_words(const void *start, const void *end, int w
 	return sum;
 }
 
-/* Cut the frame to `want` bytes. The verifier allows end - start only as one step: the barrier keeps it one. */
+/* Cut the frame to `want` bytes. */
 static __always_inline bool cut(struct xdp_md *ctx, int want)
 {
-	long have = (void *)(long)ctx->data_end - (void *)(long)ctx->data;
-
-	asm volatile("" : "+r"(have));
-	return !bpf_xdp_adjust_tail(ctx, want - (int)have);
+	return !bpf_xdp_adjust_tail(ctx, want - (int)bpf_xdp_get_buff_len(ctx));
 }
 
 static __always_inline void swap_macs(struct ethhdr *eth)
@@ -40,11 +41,11 @@ static __always_inline void swap_macs(struct ethhdr *eth)
 	__builtin_memcpy(eth->h_dest, source, 6);
 }
 
-static __always_inline void write_ip(struct iphdr *ip, const struct tuple *asked, __u8 protocol, __u16 length)
+static __always_inline void write_ip(struct iphdr *ip, const struct tuple *asked, __u8 protocol, __u8 tos, __u16 length)
 {
 	ip->version = 4;
 	ip->ihl = sizeof(*ip) / 4;
-	ip->tos = 0;
+	ip->tos = tos;
 	ip->tot_len = bpf_htons(length);
 	ip->id = 0;
 	ip->frag_off = bpf_htons(IP_DONT_FRAGMENT);
@@ -71,16 +72,16 @@ static __always_inline bool reset(struct packet *pkt)
 	if (!pkt->ports || (void *)pkt->ports + sizeof(asked) > pkt->end)
 		return false;
 	asked = *(struct tcphdr *)pkt->ports;
-	if (!cut(ctx, sizeof(*eth) + length))
+	if (!cut(ctx, pkt->link_header + length))
 		return false;
 	eth = (void *)(long)ctx->data;
-	ip = (void *)(eth + 1);
+	ip = (void *)eth + (pkt->link_header & 31);
 	tcp = (void *)(ip + 1);
-	if ((void *)(tcp + 1) > (void *)(long)ctx->data_end)
+	if ((void *)(eth + 1) > (void *)(long)ctx->data_end || (void *)(tcp + 1) > (void *)(long)ctx->data_end)
 		return false;
 
 	swap_macs(eth);
-	write_ip(ip, &pkt->tuple, IPPROTO_TCP, length);
+	write_ip(ip, &pkt->tuple, IPPROTO_TCP, 0, length);
 	__builtin_memset(tcp, 0, sizeof(*tcp));
 	tcp->source = asked.dest;
 	tcp->dest = asked.source;
@@ -98,52 +99,88 @@ static __always_inline bool reset(struct packet *pkt)
 	return true;
 }
 
-/* An ICMP error around the sender's own IP header, its options and 8 bytes more. */
+/* Whether one more ICMP error may be sent now (RFC 1812, 4.3.2.8): a bucket that fills with time, one each CPU. */
+static __always_inline bool is_due_error(struct answer *answer)
+{
+	struct gateway *settings = gateway.lookup(&(__u32){ 0 });
+	__u64 at = bpf_ktime_get_coarse_ns();
+
+	if (!settings)
+		return false;
+	if ((__s64)(answer->next_error - at) < 0)
+		answer->next_error = at;
+	if (answer->next_error - at >= ERROR_BURST)
+		return false;
+	answer->next_error += settings->error_interval;
+	return true;
+}
+
+/* An ICMP error around as much of the sender's own datagram as it may hold. */
 static __always_inline bool icmp_error(struct packet *pkt, __u8 type, __u8 code, __u16 mtu)
 {
-	const int grown = sizeof(struct iphdr) + sizeof(struct icmphdr);
-	__u32 quoted = (pkt->ip->ihl * 4 & 0x3c) + ICMP_QUOTED;
-	struct ethhdr link = *pkt->eth;
+	__u32 quoted = (void *)(long)pkt->ctx->data_end - (void *)pkt->ip, header = pkt->link_header;
+	__u8 tos = INTERNETWORK_CONTROL | (pkt->ip->tos & TOS_WITHOUT_PRECEDENCE);
+	struct { struct ethhdr eth; struct vlan vlan; } link, *front;
 	struct xdp_md *ctx = pkt->ctx;
-	struct ethhdr *eth;
 	struct iphdr *ip;
 	struct icmphdr *icmp;
 
-	if (!cut(ctx, sizeof(*eth) + quoted))
+	front = (void *)pkt->eth;
+	if ((void *)(front + 1) > pkt->end)
 		return false;
-	if (bpf_xdp_adjust_head(ctx, -grown))
+	link = *front;
+	if (quoted > pkt->length)
+		quoted = pkt->length;
+	if (quoted > ICMP_LENGTH - ICMP_HEADERS)
+		quoted = ICMP_LENGTH - ICMP_HEADERS;
+	quoted &= ~1;		/* whole words, to be summed */
+	if (!cut(ctx, header + quoted))
 		return false;
-	eth = (void *)(long)ctx->data;
-	ip = (void *)(eth + 1);
+	if (bpf_xdp_adjust_head(ctx, -(int)ICMP_HEADERS))
+		return false;
+	front = (void *)(long)ctx->data;
+	ip = (void *)front + (header & 31);
 	icmp = (void *)(ip + 1);
-	if ((void *)(icmp + 1) > (void *)(long)ctx->data_end)
+	if ((void *)(front + 1) > (void *)(long)ctx->data_end || (void *)(icmp + 1) > (void *)(long)ctx->data_end)
 		return false;
 
-	*eth = link;
-	swap_macs(eth);
-	write_ip(ip, &pkt->tuple, IPPROTO_ICMP, grown + quoted);
+	*front = link;		/* the tag's room is the IP header's where there is no tag */
+	swap_macs(&front->eth);
+	write_ip(ip, &pkt->tuple, IPPROTO_ICMP, tos, ICMP_HEADERS + quoted);
 	__builtin_memset(icmp, 0, sizeof(*icmp));
 	icmp->type = type;
 	icmp->code = code;
 	icmp->un.frag.mtu = bpf_htons(mtu);
 	icmp->checksum = ~fold(sum_words(icmp, (void *)(long)ctx->data_end,
-					 (sizeof(*icmp) + MAX_IP_HEADER + ICMP_QUOTED) / 2));
+					 (ICMP_LENGTH - sizeof(*ip)) / 2));
 	return true;
 }
 
-static __always_inline bool reject(struct packet *pkt, enum verdict verdict)
+/* The road of a packet that is answered: it becomes its own answer. */
+static __always_inline enum verdict reject(struct packet *pkt)
 {
+	struct answer *answer = answers.lookup(&(__u32){ 0 });
 	__u8 type = ICMP_DEST_UNREACH, code = ICMP_PORT_UNREACH;
+	struct address *address;
+	enum verdict verdict;
 
+	if (!answer)
+		return DROP_NO_ROAD;
+	verdict = parse(pkt, &address);
+	if (verdict != NEXT_STEP && verdict != REJECT_TTL)
+		return verdict;
+	verdict = answer->verdict;
 	if (verdict == REJECT_TTL) {
 		type = ICMP_TIME_EXCEEDED;
 		code = ICMP_EXC_TTL;
 	} else if (verdict == REJECT_TOO_BIG) {
 		code = ICMP_FRAG_NEEDED;
 	} else if (is_tcp(pkt)) {
-		return reset(pkt);
+		return reset(pkt) ? verdict : DROP_MALFORMED;
 	}
-	return icmp_error(pkt, type, code, pkt->mtu);
+	if (!is_due_error(answer))
+		return DROP_ERROR_RATE;
+	return icmp_error(pkt, type, code, answer->mtu) ? verdict : DROP_MALFORMED;
 }
 
 #endif

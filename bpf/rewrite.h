@@ -53,9 +53,8 @@ static __always_inline void rewrite(struct packet *pkt, const struct tuple *want
 }
 
 /* Ethernet headers are at even addresses: three words are cheaper than twelve bytes. */
-static __always_inline void write_macs(struct packet *pkt, const __u8 *destination, const __u8 *source)
+static __always_inline void write_macs(__u16 *to, const __u8 *destination, const __u8 *source)
 {
-	__u16 *to = (void *)pkt->eth;
 	const __u16 *d = (const void *)destination, *s = (const void *)source;
 
 	to[0] = d[0];

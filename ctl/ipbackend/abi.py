@@ -25,6 +25,7 @@ class Verdict(IntEnum):
     DROP_ICMP = auto()
     DROP_ICMP_UNRELATED = auto()
     DROP_PROTOCOL = auto()
+    DROP_SOURCE_ROUTE = auto()
     DROP_TTL = auto()
     DROP_TOO_BIG = auto()
     DROP_NO_CONNECTION = auto()
@@ -32,14 +33,17 @@ class Verdict(IntEnum):
     DROP_NOT_OPENED = auto()
     DROP_HALF_OPEN = auto()
     DROP_INDEX_FULL = auto()
+    DROP_ERROR_RATE = auto()
+    DROP_NO_ROAD = auto()
 
 
 class Road(IntEnum):
     """The programs beside the first one."""
 
-    OPEN = 0
+    UNCOMMON = 0
+    OPEN = auto()
     ICMP = auto()
-    FRAGMENT = auto()
+    REJECT = auto()
 
 
 class Role(IntEnum):

@@ -89,6 +89,7 @@ class Gateway(Checked):
     closing_timeout: Seconds = 15  # one side's FIN, then silence
     rest: Seconds = 60  # a closed slot answers late packets for so long, unless it is reused
     half_open_percent: Annotated[int, within(1, 100)] = 10  # of a ceiling, for handshakes
+    icmp_error_rate: Annotated[int, within(1, 1_000_000)] = 1_000  # a second, that each CPU sends of its own
     private_ranges: Annotated[tuple[IPv4Network, ...], not_empty] = RFC_1918
 
     def __post_init__(self) -> None:

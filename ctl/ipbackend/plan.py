@@ -74,7 +74,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class NextHop:
-    """`interface` is an index; MACs are 6 bytes; `mtu` in bytes of IP."""
+    """`interface` is an index; MACs are 6 bytes; `mtu` in bytes of IP; `vlan` an id, 0 for frames without a tag."""
 
     interface: int
     address: IPv4Address
@@ -82,6 +82,7 @@ class NextHop:
     source: bytes = bytes(6)
     mtu: int = 0
     resolved: bool = False
+    vlan: int = 0
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Reconciler:
         links = self._links(configuration)
         want = self.plan(configuration)
         self._remove_addresses(configuration, links)
-        self._tables.set_timeouts(configuration.gateway)
+        self._tables.set_timing(configuration.gateway)
         routes, wanted = self._network.routes(), _routes(configuration, links)
         added = [str(route.cidr) for route in wanted if self._network.add_route(route)]
         _report("route", "added", added)

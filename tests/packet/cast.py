@@ -157,8 +157,9 @@ def icmp(kind: int, code: int, quoted: bytes, rest: bytes = bytes(4)) -> Raw:
 def answer(sent: Packet, kind: int, code: int, rest: bytes = bytes(4)) -> Packet:
     """The gateway's own ICMP error to whoever sent this, as the address it was sent to."""
     sent = built(sent)
-    quoted = bytes(sent[IP])[: sent[IP].ihl * 4 + 8]
-    ip = IP(src=sent[IP].dst, dst=sent[IP].src, id=0, flags="DF", proto=1)
+    quoted = bytes(sent[IP])[: min(sent[IP].len & ~1, 548)]  # whole words, 576 bytes with both headers
+    tos = 0xC0 | sent[IP].tos & 0x1E
+    ip = IP(src=sent[IP].dst, dst=sent[IP].src, tos=tos, id=0, flags="DF", proto=1)
     return Ether(src=sent.dst, dst=sent.src) / ip / icmp(kind, code, quoted, rest)
 
 

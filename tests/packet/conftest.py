@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -65,10 +67,27 @@ class Dataplane:
         self.mtu = cast.MTU
         self.links = {cast.CLIENT_INTERFACE: cast.MTU, cast.MEMBER_INTERFACE: cast.MTU}
         self.member_interface = cast.MEMBER_INTERFACE
+        self.member_vlan = 0
         self.settings.syn_sent_timeout, self.settings.syn_received_timeout = 5, 15
         self.settings.closing_timeout, self.settings.rest = 20, 60
+        self.settings.error_interval = 10**6
+        self.forget_errors()
         for key, _ in list(self.maps["fragments"].items()):
             self.maps["fragments"].delete(key)
+
+    def forget_errors(self) -> None:
+        """As if no ICMP error had been sent yet, by any CPU."""
+        self._zero("answers", 0)
+
+    def run_on_one_cpu(self, packet: bytes, times: int) -> None:
+        """The same packet again and again, where what one CPU counts is to be seen."""
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {min(before)})
+        try:
+            for _ in range(times):
+                syscall.run(self.program.entry, packet)
+        finally:
+            os.sched_setaffinity(0, before)
 
     def configure(self, configuration: str | Configuration = cast.CONFIGURATION) -> None:
         """Apply a configuration as the daemon would, with next hops that need no network."""
@@ -82,6 +101,7 @@ class Dataplane:
                 bytes.fromhex(cast.GATEWAY_MEMBER_MAC.replace(":", "")),
                 self.mtu,
                 hop.address not in self.unresolved,
+                self.member_vlan,
             )
             for hop in hops(configuration)
         }
@@ -172,10 +192,10 @@ class Dataplane:
         return sum(getattr(one, field) for one in self.maps[table].get(number))
 
 
-@pytest.fixture(scope="session")
-def loaded(own_run: None) -> Iterator[Dataplane]:
-    """Compiled and loaded once for all tests, with a hash key as the daemon draws one."""
-    program = Program(RUN, 200_000)
+@contextmanager
+def load(connections: int) -> Iterator[Dataplane]:
+    """Compiled and loaded for so many connections, with a hash key as the daemon draws one."""
+    program = Program(RUN, connections)
     with Maps(RUN) as maps:
         settings = maps["gateway"].memory()[0]
         secret = Random(1)
@@ -184,6 +204,13 @@ def loaded(own_run: None) -> Iterator[Dataplane]:
         program.join(maps)
         yield Dataplane(program, maps)
     program.close()
+
+
+@pytest.fixture(scope="session")
+def loaded(own_run: None) -> Iterator[Dataplane]:
+    """Once for all tests."""
+    with load(200_000) as dataplane:
+        yield dataplane
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from bcc import BPF  # noqa: TID251 - a program beside the data plane, not a par
 
 from ipbackend.datapath import syscall
 from ipbackend.datapath.headers import make_header_tree
+from ipbackend.datapath.loader import load
 from ipbackend.datapath.tables import ip_to_map
 from tests.packet import cast
 
@@ -99,7 +100,7 @@ class Driver:
             os.environ["BCC_KERNEL_SOURCE"] = str(make_header_tree(Path(headers)))
             self._bpf = BPF(text=_TEXT.encode(), cflags=["-D__LINUX_BPF_H__"])
             del os.environ["BCC_KERNEL_SOURCE"]
-        self._program = self._bpf.load_func(b"drive", BPF.XDP).fd
+        self._program = load(self._bpf, "drive", BPF.XDP)
         syscall.update(self._bpf[b"entry"].map_fd, bytes(4), entry_program.to_bytes(4, "little"))
         self.cpus = sorted(os.sched_getaffinity(0))
 
@@ -130,4 +131,5 @@ class Driver:
         syscall.run(self._program, bytes(FRAME), burst.packets)
 
     def close(self) -> None:
+        os.close(self._program)
         self._bpf.cleanup()

@@ -10,6 +10,7 @@ from ipbackend.abi import Verdict
 from tests.packet.cast import (
     GATEWAY_CLIENT_MAC,
     MEMBER,
+    OTHER_CLIENT,
     QUERY,
     SNATS,
     SYN,
@@ -88,12 +89,15 @@ def test_truncated_anywhere(dataplane, packet, side):
 @pytest.mark.parametrize(
     "frame",
     [
-        Ether(dst=GATEWAY_CLIENT_MAC) / Dot1Q(vlan=7) / IP(dst=VIP) / TCP(dport=80, flags="S"),
+        Ether(dst=GATEWAY_CLIENT_MAC) / Dot1Q(vlan=7) / ARP(pdst=VIP) / bytes(18),
+        Ether(dst=GATEWAY_CLIENT_MAC) / Dot1Q(vlan=7) / IP(dst=OTHER_CLIENT) / TCP(dport=80, flags="S"),
+        Ether(dst=GATEWAY_CLIENT_MAC) / Dot1Q(vlan=7) / Dot1Q(vlan=8) / IP(dst=VIP) / TCP(dport=80, flags="S"),
+        Ether(dst=GATEWAY_CLIENT_MAC, type=0x88A8) / Dot1Q(vlan=8) / IP(dst=VIP) / TCP(dport=80, flags="S"),
         Ether(dst="ff:ff:ff:ff:ff:ff") / ARP(pdst=VIP) / bytes(18),
         Ether(dst=GATEWAY_CLIENT_MAC) / IPv6(dst="fd00::1") / TCP(dport=80, flags="S"),
         Ether(dst=GATEWAY_CLIENT_MAC, type=0x88CC) / bytes(50),
     ],
-    ids=["VLAN", "ARP", "IPv6", "LLDP"],
+    ids=["ARP in a VLAN", "to another in a VLAN", "two tags", "802.1ad", "ARP", "IPv6", "LLDP"],
 )
 def test_other_frames_are_the_kernels(dataplane, frame):
     result = dataplane.run(frame)

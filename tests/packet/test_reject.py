@@ -3,9 +3,10 @@
 from ipaddress import IPv4Address
 
 import pytest
-from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP
+from scapy.layers.inet import TCP, UDP, IPOption_NOP
 
 from ipbackend.abi import Verdict
+from ipbackend.config import parse
 from tests.packet.cast import (
     CLIENT,
     CONFIGURATION,
@@ -13,12 +14,15 @@ from tests.packet.cast import (
     QUERY,
     SYN,
     UDP_MEMBER,
+    answer,
     built,
     from_client,
     pool_of,
     to_client,
 )
 from tests.packet.compare import assert_same
+
+UNREACHABLE = (3, 3)  # destination, port
 
 
 def reset(**fields):
@@ -27,9 +31,7 @@ def reset(**fields):
 
 
 def unreachable(offending):
-    """ICMP port unreachable around the first bytes of a datagram."""
-    quoted = bytes(offending[IP])[: offending[IP].ihl * 4 + 8]
-    return to_client(id=0, flags="DF") / ICMP(type=3, code=3) / quoted
+    return answer(offending, *UNREACHABLE)
 
 
 @pytest.mark.parametrize("payload", [b"", b"x", b"fast open"])
@@ -84,14 +86,47 @@ def test_a_reset_has_no_options_of_the_segment(dataplane, words):
 
 @pytest.mark.parametrize("padding", [0, 6])
 @pytest.mark.parametrize("words", [0, 1, 10])
-@pytest.mark.parametrize("payload", [b"", b"x", bytes(999)])
+@pytest.mark.parametrize("payload", [b"", b"xy", bytes(481), bytes(range(250)) * 4])
 def test_a_datagram_to_no_listener_is_unreachable(dataplane, payload, words, padding):
-    """The error quotes what was sent, options and all, but neither payload nor padding."""
+    """The error quotes what was sent, as much as 576 bytes hold (RFC 1812, 4.3.2.3), but no padding."""
     sent = built(from_client(options=[IPOption_NOP()] * 4 * words, ttl=9) / UDP(sport=40000, dport=82) / payload)
     result = dataplane.run(bytes(sent) + bytes(padding))
 
     assert (result.verdict, result.action) == (Verdict.REJECT_NO_LISTENER, "TX")
     assert_same(result.packet, unreachable(sent))
+
+
+@pytest.mark.parametrize("tos", [0, 0x10, 0x1C, 0xFF])
+def test_an_error_is_of_the_datagrams_service_and_of_network_control(dataplane, tos):
+    """RFC 1812, 4.3.2.5."""
+    sent = from_client(tos=tos) / UDP(sport=40000, dport=82)
+
+    assert dataplane.run(sent).packet.tos == 0xC0 | tos & 0x1E
+
+
+@pytest.mark.parametrize("rate", [1, 20, 1000])
+def test_errors_have_a_rate(dataplane, rate):
+    """RFC 1812, 4.3.2.8: no more than a second's worth at once; whoever would get the next one is counted."""
+    configuration = parse(CONFIGURATION.replace("[gateway]", f"[gateway]\nicmp_error_rate = {rate}"), "test")
+    dataplane.tables.set_timing(configuration.gateway)
+    dataplane.forget_errors()
+    sent = bytes(from_client() / UDP(sport=40000, dport=82))
+    before = dataplane.verdicts()
+    dataplane.run_on_one_cpu(sent, rate + 30)
+    ended = dataplane.verdicts() - before
+
+    assert rate <= ended[Verdict.REJECT_NO_LISTENER] < rate + 30
+    assert ended[Verdict.DROP_ERROR_RATE] == rate + 30 - ended[Verdict.REJECT_NO_LISTENER]
+    dataplane.forget_errors()
+    assert dataplane.run(sent).verdict is Verdict.REJECT_NO_LISTENER
+
+
+def test_resets_have_no_rate(dataplane):
+    """A client whose SYN meets a closed port is to learn it, however many there are: one small answer for each."""
+    before = dataplane.verdicts()
+    dataplane.run_on_one_cpu(bytes(from_client() / TCP(sport=40000, dport=82, flags="S")), 1500)
+
+    assert (dataplane.verdicts() - before)[Verdict.REJECT_NO_LISTENER] == 1500
 
 
 def test_a_padded_reset_is_bare(dataplane):

@@ -641,9 +641,9 @@ def test_a_member_that_is_taken_out_tells_no_one(dataplane):
 
 @pytest.mark.parametrize("name", ["syn_sent_timeout", "syn_received_timeout", "closing_timeout", "rest"])
 def test_timeouts_are_the_configurations(dataplane, name):
-    dataplane.tables.set_timeouts(parse(CONFIGURATION.replace("[gateway]", f"[gateway]\n{name} = 7"), "test").gateway)
+    dataplane.tables.set_timing(parse(CONFIGURATION.replace("[gateway]", f"[gateway]\n{name} = 7"), "test").gateway)
 
     assert getattr(dataplane.settings, name) == 7
-    dataplane.tables.set_timeouts(parse(CONFIGURATION, "test").gateway)
+    dataplane.tables.set_timing(parse(CONFIGURATION, "test").gateway)
     timeouts = (dataplane.settings.syn_sent_timeout, dataplane.settings.syn_received_timeout)
     assert (*timeouts, dataplane.settings.closing_timeout, dataplane.settings.rest) == (5, 15, 15, 60)

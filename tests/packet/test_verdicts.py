@@ -107,7 +107,7 @@ pool = "web"
 
 
 def test_without_the_other_programs_only_the_common_road_is_open(dataplane):
-    """Between a start and the next nothing is half open: the client's retransmission finds the road again."""
+    """And nothing is half open: the client's retransmission finds the road again."""
     flow = dataplane.open(QUERY)
     error = from_member(flow.member, flow.snat, proto=1) / icmp(3, 3, bytes(built(flow.requested())[IP]))
     for road in Road:
@@ -117,9 +117,9 @@ def test_without_the_other_programs_only_the_common_road_is_open(dataplane):
     finally:
         dataplane.program.join(dataplane.maps)
 
-    assert (closed.verdict, closed.action) == (Verdict.DROP_NOT_OPENED, "DROP")
+    assert (closed.verdict, closed.action) == (Verdict.DROP_NO_ROAD, "DROP")
     assert request.verdict is Verdict.FORWARD_REQUEST
-    assert (told.verdict, told.action) == (Verdict.DROP_ICMP_UNRELATED, "DROP")
+    assert (told.verdict, told.action) == (Verdict.DROP_NO_ROAD, "DROP")
     assert dataplane.run(SYN).verdict is Verdict.FORWARD_OPENED
     assert dataplane.run(error).verdict is Verdict.FORWARD_ICMP_ERROR
 

@@ -27,6 +27,7 @@ MEANINGS = {
     Verdict.DROP_ICMP: "ICMP that is neither an echo request nor an error",
     Verdict.DROP_ICMP_UNRELATED: "an ICMP error about no connection of ours",
     Verdict.DROP_PROTOCOL: "neither TCP, UDP nor ICMP",
+    Verdict.DROP_SOURCE_ROUTE: "its sender would choose the way that it takes from the member on",
     Verdict.DROP_TTL: "its time to live ended here, and there was no one to tell",
     Verdict.DROP_TOO_BIG: "longer than the next link's MTU, and we do not fragment",
     Verdict.DROP_NO_CONNECTION: "to a SNAT address or a RST, and of no connection",
@@ -34,6 +35,8 @@ MEANINGS = {
     Verdict.DROP_NOT_OPENED: "no free slot, or another CPU in the way: a retransmission opens it",
     Verdict.DROP_HALF_OPEN: "every member with room had too many handshakes under way",
     Verdict.DROP_INDEX_FULL: "both buckets of the flow index were full",
+    Verdict.DROP_ERROR_RATE: "its sender was not told by an ICMP error, as enough had been sent",
+    Verdict.DROP_NO_ROAD: "a program was not in its place: the controller was at work",
 }
 TOTALS = {"passed": "PASS", "forwarded": "FORWARD", "rejected": "REJECT", "dropped": "DROP"}
 

@@ -5,7 +5,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from bcc import BPF
+from bcc import BPF, lib
 
 from ipbackend.abi import Road
 from ipbackend.datapath import syscall
@@ -17,9 +17,10 @@ from ipbackend.errors import DatapathError
 from ipbackend.sizing import flow_index_buckets
 
 ENTRY, SWEEP = "ipbackend", "ipbackend_sweep"
-ROADS = {Road.OPEN: "ipbackend_open", Road.ICMP: "ipbackend_icmp", Road.FRAGMENT: "ipbackend_fragment"}
+ROADS = {road: f"{ENTRY}_{road.name.lower()}" for road in Road}
 PROGRAMS = "programs"  # the folder of their pins, beside the maps'
 _BPFFS_MAGIC = 0xCAFE4A11
+_LOG_LINES = 20  # of what the verifier says, the last ones
 
 
 class Program:
@@ -38,9 +39,9 @@ class Program:
         temporary = run_directory / f"{FILE}.tmp"
         temporary.write_text(describe(self._bpf, names, number))
         temporary.rename(run_directory / FILE)
-        self.entry = self._load(ENTRY, BPF.XDP)
-        self.sweep = self._load(SWEEP, BPF.SCHED_CLS)
-        self._roads = {road: self._load(name, BPF.XDP) for road, name in ROADS.items()}
+        self.entry = load(self._bpf, ENTRY, BPF.XDP)
+        self.sweep = load(self._bpf, SWEEP, BPF.SCHED_CLS)
+        self._roads = {road: load(self._bpf, name, BPF.XDP) for road, name in ROADS.items()}
 
     def join(self, maps: Maps) -> None:
         """Have the entry program, this one or one that is attached, hand packets on to these roads."""
@@ -58,7 +59,9 @@ class Program:
             fresh.rename(folder / name)
 
     def close(self) -> None:
-        """Let go of BCC's descriptors; what is pinned or attached stays."""
+        """Let go of all descriptors; what is pinned or attached stays."""
+        for fd in (self.entry, self.sweep, *self._roads.values()):
+            os.close(fd)
         self._bpf.cleanup()
 
     def _refuse_other_maps(self, run_directory: Path, number: int, buckets: int) -> None:
@@ -93,12 +96,16 @@ class Program:
             finally:
                 del os.environ["BCC_KERNEL_SOURCE"]
 
-    def _load(self, name: str, kind: int) -> int:
-        try:
-            fd: int = self._bpf.load_func(name.encode(), kind).fd
-        except Exception as error:  # as above
-            raise DatapathError(f"{name}: the kernel does not take it: {error} (its messages are above)") from error
-        return fd
+
+def load(compiled: BPF, name: str, kind: int) -> int:
+    """One program's descriptor. XDP programs take frames of several buffers, which BCC's own loading cannot say."""
+    code = compiled.dump_func(name.encode())
+    flags = syscall.F_XDP_HAS_FRAGS if kind == BPF.XDP else 0
+    try:
+        return syscall.program_load(kind, code, lib.bpf_module_license(compiled.module), flags, name)
+    except OSError as error:
+        said = "\n".join(str(error.filename or "").splitlines()[-_LOG_LINES:])
+        raise DatapathError(f"{name}: the kernel does not take it: {error.strerror}\n{said}") from error
 
 
 def pinned_program(run_directory: Path, name: str) -> int | None:

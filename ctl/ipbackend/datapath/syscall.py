@@ -17,11 +17,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY = 0, 1, 2, 3, 4
-_OBJ_PIN, _OBJ_GET, _PROG_RUN, _MAP_FD_BY_ID, _OBJ_INFO, _MAP_UPDATE_BATCH = 6, 7, 10, 14, 15, 26
+_PROG_LOAD, _OBJ_PIN, _OBJ_GET, _PROG_RUN, _MAP_FD_BY_ID, _OBJ_INFO, _MAP_UPDATE_BATCH = 5, 6, 7, 10, 14, 15, 26
 
 ARRAY = 2
+SCHED_CLS, XDP = 3, 6  # kinds of programs
 F_MMAPABLE = 1 << 10
 F_INNER_MAP = 1 << 12
+F_XDP_HAS_FRAGS = 1 << 5
+_LOG_SIZE = 1 << 24  # bytes that the verifier may say
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,36 @@ def _info(fd: int, size: int) -> bytes:
 def map_info(fd: int) -> MapInfo:
     """What the kernel says of a map."""
     return MapInfo(*struct.unpack("6I", _info(fd, 24)))
+
+
+def program_load(kind: int, instructions: bytes, licence: bytes, flags: int, name: str) -> int:
+    """A loaded program's file descriptor. Where the verifier refuses it, the OSError's filename is what it says."""
+
+    def load(log: ctypes.Array[ctypes.c_char] | None) -> int:
+        said = (1, len(log), _address(log)) if log is not None else (0, 0, 0)
+        attributes = struct.pack(
+            "IIQQIIQII16s",
+            kind,
+            len(instructions) // 8,
+            _address(code),
+            _address(terms),
+            *said,
+            0,
+            flags,
+            name.encode()[:15],
+        )
+        return _bpf(_PROG_LOAD, attributes)
+
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    terms = ctypes.create_string_buffer(licence)
+    try:
+        return load(None)
+    except OSError as error:
+        log = ctypes.create_string_buffer(_LOG_SIZE)
+        try:
+            return load(log)
+        except OSError:
+            raise OSError(error.errno, error.strerror, log.value.decode(errors="replace")) from None
 
 
 def program_id(fd: int) -> int:

@@ -93,11 +93,12 @@ class Tables:
             links={index: mtu for index, mtu in enumerate(self._maps["links"].memory().bytes.cast("I")[::2]) if mtu},
         )
 
-    def set_timeouts(self, gateway: Gateway) -> None:
-        """How long a connection may be silent in each phase; the next sweep goes by it."""
+    def set_timing(self, gateway: Gateway) -> None:
+        """How long a connection may be silent in each phase, as of the next sweep; how many errors are sent."""
         settings = self._maps["gateway"].memory()[0]
         for name in ("syn_sent_timeout", "syn_received_timeout", "closing_timeout", "rest"):
             setattr(settings, name, getattr(gateway, name))
+        settings.error_interval = 10**9 // gateway.icmp_error_rate
 
     def drop_unused_pools(self) -> None:
         """Pools that no listener points to, left by a controller that died between two steps."""
@@ -152,6 +153,7 @@ class Tables:
                 bytes(value.source),
                 value.mtu,
                 bool(value.resolved),
+                value.vlan,
             )
             for number, interface in enumerate(used)
             if interface
@@ -168,6 +170,7 @@ class Tables:
                 source=hop.source,
                 mtu=hop.mtu,
                 resolved=hop.resolved,
+                vlan=hop.vlan,
             ),
         )
 

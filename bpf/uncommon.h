@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The road of what is rare: VLAN tags, IP options, fragments, long frames, packets too big or too late. */
+#ifndef IPBACKEND_UNCOMMON_H
+#define IPBACKEND_UNCOMMON_H
+
+/* Whether a packet goes through a link of this MTU: REJECT_ if its sender can do something about it. */
+static __always_inline enum verdict fits(struct packet *pkt, __u32 mtu, enum verdict verdict)
+{
+	if (pkt->length <= mtu)
+		return verdict;
+	if (!(pkt->ip->frag_off & bpf_htons(IP_DONT_FRAGMENT)) || is_later_fragment(pkt))
+		return DROP_TOO_BIG;
+	if (has_false_sender(pkt))
+		return DROP_TOO_BIG;
+	pkt->mtu = mtu;
+	return REJECT_TOO_BIG;
+}
+
+/* The other end has been forgotten, and this one is told by a RST, but none answers a RST or half a segment. */
+static __always_inline enum verdict too_late(const struct packet *pkt)
+{
+	return (pkt->tcp_flags & TCP_RST) || !pkt->ports ? DROP_NO_CONNECTION : REJECT_EXPIRED;
+}
+
+/*
+ * The Ethernet header anew, with the tag that the way out wants: the frame grows or shrinks by it. The priority
+ * of a tagged frame stays. Packet pointers are no longer valid behind this. False: there is no room before it.
+ */
+static __always_inline bool write_link(struct packet *pkt, const struct way_out *out)
+{
+	int had = pkt->link_header - sizeof(struct ethhdr), wants = out->vlan ? sizeof(struct vlan) : 0;
+	struct xdp_md *ctx = pkt->ctx;
+	struct ethhdr *eth;
+	struct vlan *vlan;
+
+	if (had != wants && bpf_xdp_adjust_head(ctx, had - wants))
+		return false;
+	eth = (void *)(long)ctx->data;
+	vlan = (void *)(eth + 1);
+	if ((void *)(vlan + 1) > (void *)(long)ctx->data_end)
+		return false;
+	write_macs((void *)eth, out->destination, out->source);
+	eth->h_proto = bpf_htons(ETH_P_IP);
+	if (wants) {
+		eth->h_proto = bpf_htons(ETH_P_8021Q);
+		vlan->tci = bpf_htons((pkt->tci & ~VLAN_ID) | out->vlan);
+		vlan->protocol = bpf_htons(ETH_P_IP);
+	}
+	pkt->interface = out->interface;
+	return true;
+}
+
+/* Any packet of a connection, out of here: what `send` must not do twice is done by the caller. */
+static __always_inline enum verdict send(struct packet *pkt, const struct way_out *out, enum verdict verdict)
+{
+	if (pkt->fragment && !is_later_fragment(pkt))
+		remember_fragment(pkt);
+	rewrite(pkt, &out->tuple);
+	return write_link(pkt, out) ? verdict : DROP_MALFORMED;
+}
+
+/* A later fragment becomes one of its datagram's connection; NEXT_STEP if so. */
+static __always_inline enum verdict join(struct packet *pkt)
+{
+	if (!recall_fragment(pkt))
+		return DROP_FRAGMENT;
+	if ((pkt->fragment & IP_OFFSET) * 8 < pkt->header)
+		return DROP_MALFORMED;	/* it would write over the header that was judged (RFC 1858) */
+	if ((pkt->fragment & IP_OFFSET) * 8 + pkt->length > 65535)
+		return DROP_MALFORMED;	/* no datagram is that long */
+	return NEXT_STEP;
+}
+
+static __always_inline enum verdict forward_uncommon(struct packet *pkt)
+{
+	struct address *address;
+	struct flow flow = {};
+	struct way_out out;
+	enum verdict verdict;
+
+	verdict = parse(pkt, &address);
+	if (verdict == NEXT_STEP)
+		verdict = parse_options(pkt);
+	if (verdict != NEXT_STEP)
+		return verdict;
+	if (is_icmp(pkt))
+		return take(pkt, ROAD_ICMP);
+	if (is_later_fragment(pkt))
+		verdict = join(pkt);
+	if (verdict != NEXT_STEP)
+		return verdict;
+
+	verdict = find_way(pkt, address, &flow, &out);
+	if (verdict == NEXT_STEP && is_later_fragment(pkt))
+		return DROP_FRAGMENT;
+	if (verdict != FORWARD_REQUEST && verdict != FORWARD_REPLY)
+		return verdict;
+	if ((flow.state & STATE_PHASE) == SLOT_EXPIRED)
+		return too_late(pkt);
+	verdict = fits(pkt, out.mtu, verdict);
+	if (verdict != FORWARD_REQUEST && verdict != FORWARD_REPLY)
+		return verdict;
+	leave_trace(pkt, &flow, verdict);
+	return send(pkt, &out, verdict);
+}
+
+#endif
