@@ -70,6 +70,7 @@ moved = st.sampled_from((False, False, True))
 word = st.builds(Utterance, side, st.sampled_from(WORDS), distance, distance, size, ip_fields, moved)
 reset = st.builds(Utterance, side, st.sampled_from(RESETS), far_or_near, distance, st.just(0), ip_fields, moved)
 said = st.lists(st.one_of(word, word, word, word, word, reset), max_size=4)
+said_after_silence = st.lists(st.one_of(word, reset), max_size=3)
 
 
 def written(members: dict[str, dict[str, tuple[int, int]]], listeners: dict[str, int]) -> str:

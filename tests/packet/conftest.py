@@ -32,6 +32,7 @@ from tests.packet import cast
 from tests.packet.cast import Flow
 from tests.packet.driver import Driver
 
+pytest.register_assert_rewrite("tests.packet.both")
 RUN = Path("/run/ipbackend")
 
 

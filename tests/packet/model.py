@@ -197,7 +197,6 @@ class Model:
             return self._open(packet, sought)
         if self[at].phase is Phase.EXPIRED:
             return too_late(packet)
-        self[at].macs = packet[Ether].src, packet[Ether].dst
         return self._send(packet, at, Side.CLIENT, Verdict.FORWARD_REQUEST)
 
     def _from_member(self, packet: Packet, snat_index: int) -> Outcome:
@@ -260,6 +259,8 @@ class Model:
                 return Outcome(Verdict.DROP_TOO_BIG)
             return Outcome(Verdict.REJECT_TOO_BIG, answer(packet, 3, 4, struct.pack("!2xH", mtu)))
         left = self._translated(packet, at, side)
+        if side is Side.CLIENT:
+            connection.macs = packet[Ether].src, packet[Ether].dst
         if verdict is not Verdict.FORWARD_OPENED:
             was_open = connection.phase.is_open
             connection.hear(packet, side, self.now)

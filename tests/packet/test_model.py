@@ -221,7 +221,7 @@ class Life(RuleBasedStateMachine):
         seconds=st.sampled_from(MOMENTS),
         swept=st.sampled_from((True, True, False)),
         which=chances.pick,
-        said=chances.said,
+        said=chances.said_after_silence,
     )
     def wait(self, seconds: int, swept: bool, which: int, said: list[Utterance]) -> None:
         """Silence, and who breaks it."""
