@@ -115,10 +115,18 @@ class Life(RuleBasedStateMachine):
         vip=st.sampled_from(VIPS),
         numbers=st.tuples(chances.first_number, chances.first_number),
         steps=st.sampled_from((2, 2, 1, 0)),
-        said=chances.said,
+        silence=st.sampled_from((0, 0, 10, 100)),
+        said=chances.said_after_silence,
     )
     def connect(
-        self, client: str, port: int, vip: str, numbers: tuple[int, int], steps: int, said: list[Utterance]
+        self,
+        client: str,
+        port: int,
+        vip: str,
+        numbers: tuple[int, int],
+        steps: int,
+        silence: int,
+        said: list[Utterance],
     ) -> None:
         """A handshake, if it comes to that and as far as it comes, and what is said then."""
         mine, its = numbers
@@ -129,6 +137,7 @@ class Life(RuleBasedStateMachine):
         answer = flow.reply(flags="SA", seq=its, ack=wrap(mine + 1))
         for packet in (answer, flow.request(flags="A", seq=wrap(mine + 1), ack=wrap(its + 1)))[:steps]:
             self.send(packet)
+        self.both.wait(silence)
         self.talk(0, said)
 
     @rule(
