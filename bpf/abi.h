@@ -6,18 +6,24 @@
 #define MAX_ADDRESSES 8192
 #define MAX_LISTENERS 16384
 #define MAX_POOLS 16384
-#define MAX_ENDPOINTS 32768	/* 15 bits of a flow index entry; id 0 means none */
+#define MAX_ENDPOINTS 32768	/* id 0 means none */
 #define MAX_NEXT_HOPS 32768	/* id 0 means none */
 #define MAX_FRAGMENTS 65536	/* datagrams under way in fragments */
-#define FRAGMENT_LIFE 224	/* ticks, 30 s: as long as a receiver waits for the rest of a datagram */
+#define FRAGMENT_LIFE 30	/* seconds: as long as a receiver waits for the rest of a datagram */
 #define MAX_LINKS 65536		/* interface indexes */
-#define MAX_SLOTS 131072	/* 17 bits of a flow index entry */
+#define MAX_SLOTS 131072	/* of one endpoint */
 #define MAX_SNAT_ADDRESSES 4
 #define MAX_MEMBERS 512		/* of one pool */
 
 #define FIRST_SNAT_PORT 32768	/* slot = (port - FIRST_SNAT_PORT) << log2(SNAT addresses) | SNAT index */
 #define BUCKET_ENTRIES 8
-#define TICK_SHIFT 27		/* a tick is 2^27 ns = 134 ms of CLOCK_MONOTONIC */
+#define NUMBERS 32768		/* what a directory's entries may say: 15 bits, 0 for none */
+#define ADDRESS_BUCKETS 2048
+#define LISTENER_BUCKETS 8192
+#define ENDPOINT_BUCKETS 16384
+#define DIRECTORY_STEPS 4 	/* buckets that an entry may be found in, from its own on */
+#define DIRECTORY_FACTOR 0x9e3779b97f4a7c15ULL
+#define TICK_SHIFT 4		/* a tick is 16 of the kernel's timer interrupts: 64 ms if there are 250 a second */
 #define SWEEP_SLICE 64		/* slots that one run of the sweep looks at */
 
 /* How a packet's journey ended. The first word is the action taken. */
@@ -117,6 +123,9 @@ struct gateway {
 	__u32 closing_timeout;
 	__u32 rest;		/* how long a closed slot answers late packets */
 	__u64 error_interval;	/* nanoseconds between two ICMP errors of one CPU, on average */
+	__s64 epoch;		/* nanoseconds of CLOCK_MONOTONIC at which ticks were at 0: the loader's, for readers */
+	__u32 hz;		/* timer interrupts a second: the same */
+	__u32 pad;
 };
 
 /* What a program leaves for the one that answers a packet, on the same CPU. */
@@ -126,29 +135,21 @@ struct answer {
 	__u64 next_error;	/* nanoseconds: when the next ICMP error would be due if all came evenly */
 };
 
-struct address {
-	__u32 role;		/* enum role */
-	__u32 index;		/* which SNAT address */
+/*
+ * One cache line of a directory or of the flow index; 0 is empty.
+ * Of a directory: address:32 | port:16 | UDP:1 | number:15, the first two in network order. The number is a
+ * listener's or an endpoint's id; of our own addresses, which have no port, it is role << ROLE_SHIFT | index.
+ * Of the flow index: tag:32 | slot:32.
+ */
+struct bucket {
+	__u64 entry[BUCKET_ENTRIES];
 };
 
-struct listener_key {
-	__be32 vip;
-	__be16 port;
-	__u8 protocol;
-	__u8 pad;
-};
+#define ROLE_SHIFT 3		/* below it: which SNAT address */
 
 struct listener {
-	__u32 id;
 	__u32 pool;
 	__u32 idle_timeout;	/* seconds */
-};
-
-struct endpoint_key {
-	__be32 address;
-	__be16 port;
-	__u8 protocol;
-	__u8 pad;
 };
 
 struct endpoint {
@@ -157,8 +158,10 @@ struct endpoint {
 	__u8 protocol;
 	__u8 pad;
 	__u32 next_hop;
-	__u32 slots;		/* a power of two */
+	__u32 first;		/* of its slots: those that follow each other from there on are its own */
+	__u32 slots;		/* how many */
 	__be32 snat[MAX_SNAT_ADDRESSES];
+	__u32 reserved[7];	/* up to a cache line */
 };
 
 /* What opening and closing write, apart from what every packet reads. */
@@ -186,7 +189,8 @@ struct connection {
 	__u8 protocol;
 	__u8 pad;
 	__u16 idle_timeout;	/* seconds, the listener's when it was opened */
-	__u32 listener;		/* its id */
+	__u16 listener;		/* its id */
+	__u16 endpoint;		/* its id */
 	__u32 opened;		/* tick */
 	__u32 last_seen;	/* tick; written at most once a second */
 	__u32 client_interface;
@@ -196,10 +200,6 @@ struct connection {
 	__u32 member_sequence;
 	__u16 client_vlan;	/* id of the VLAN that the client's last packet was tagged with, or 0 */
 	__u16 reserved;
-};
-
-struct bucket {
-	__u64 entry[BUCKET_ENTRIES];	/* tag:32 | endpoint:15 | slot:17; 0 is empty */
 };
 
 struct next_hop {
@@ -258,11 +258,13 @@ struct endpoint_count {
 struct sweep {
 	__u8 ethernet[16];	/* of no protocol */
 	__u32 endpoint;
-	__u32 slot;		/* the next one to look at; moves on */
+	__u32 slot;		/* of the endpoint, from 0 on: the next one to look at; moves on */
 	__u32 mode;		/* enum sweep_mode */
 	__u32 listener;		/* for SWEEP_LISTENER */
 	__u32 ended;		/* connections ended so far */
 	__u32 rested;		/* closed slots whose rest is over */
+	__u32 at;		/* tick of this run */
+	__u32 pad;
 };
 
 #endif

@@ -3,8 +3,7 @@
 #ifndef IPBACKEND_CONNTRACK_H
 #define IPBACKEND_CONNTRACK_H
 
-#define TICKS_OF_A_SECOND 8
-#define TRACK_TRIES 8
+#define TRACK_TRIES 4
 
 struct flow {
 	struct connection *connection;
@@ -14,7 +13,12 @@ struct flow {
 
 static __always_inline __u32 now(void)
 {
-	return bpf_ktime_get_coarse_ns() >> TICK_SHIFT;
+	return bpf_jiffies64() >> TICK_SHIFT;	/* one load, where a clock is a call */
+}
+
+static __always_inline __u32 ticks_of(__u32 seconds)
+{
+	return (__u64)seconds * HZ >> TICK_SHIFT;
 }
 
 static __always_inline __u64 state_of(struct connection *connection)
@@ -43,11 +47,9 @@ static __always_inline __u64 next_generation(__u64 state, enum phase phase)
 	return (state & ~(STATE_GENERATION - 1)) + STATE_GENERATION + phase;
 }
 
-static __always_inline struct connection *connection_at(__u32 endpoint, __u32 slot)
+static __always_inline struct connection *connection_at(place at)
 {
-	void *connections = conntrack.lookup(&endpoint);
-
-	return connections ? bpf_map_lookup_elem(connections, &slot) : NULL;
+	return conntrack.lookup(&at);
 }
 
 static __always_inline bool has_tuple(const struct connection *connection, const struct tuple *tuple)
@@ -70,40 +72,41 @@ static __always_inline __u64 hash_of_connection(const struct connection *connect
 	return hash_of(&tuple);
 }
 
-static __always_inline bool find_in_bucket(__u32 number, __u64 hash, const struct tuple *tuple,
-					   enum phase last, place not_at, struct flow *flow)
+/* The first entry of a bucket that may be the one sought: one of 2^32 that are not is taken for it as well. */
+static __always_inline place candidate_in(__u32 number, __u64 hash)
 {
 	struct bucket *bucket = flow_index.lookup(&number);
-	struct connection *connection;
-	__u64 entry, phase;
 	int i;
 
 	if (!bucket)
-		return false;
+		return NOWHERE;
+#pragma clang loop unroll(full)
 	for (i = 0; i < BUCKET_ENTRIES; i++) {
-		entry = bucket->entry[i];
-		if (entry >> 32 != hash >> 32 || (place)entry == not_at)
-			continue;
-		connection = connection_at(endpoint_of(entry), slot_of(entry));
-		if (!connection)
-			continue;
-		flow->state = state_of(connection);
-		phase = flow->state & STATE_PHASE;
-		if (phase < SLOT_PENDING || phase > last || !has_tuple(connection, tuple))
-			continue;
-		flow->connection = connection;
-		flow->at = entry;
-		return true;
+		if (bucket->entry[i] >> 32 == hash >> 32)
+			return bucket->entry[i];
 	}
-	return false;
+	return NOWHERE;
 }
 
-/* The connection of a client's tuple, from pending up to phase `last`, other than the one at `not_at`. */
-static __always_inline bool find_flow(__u64 hash, const struct tuple *tuple, enum phase last, place not_at,
-				      struct flow *flow)
+/*
+ * The connection of a client's tuple, pending up to expired. It is not found where another's entry with the same
+ * tag stands before its own: then the road that opens finds it (find_flow).
+ */
+static __always_inline bool find_quickly(__u64 hash, const struct tuple *tuple, struct flow *flow)
 {
-	return find_in_bucket(first_bucket(hash), hash, tuple, last, not_at, flow) ||
-	       find_in_bucket(second_bucket(hash), hash, tuple, last, not_at, flow);
+	__u64 phase;
+
+	flow->at = candidate_in(first_bucket(hash), hash);
+	if (flow->at == NOWHERE)
+		flow->at = candidate_in(second_bucket(hash), hash);
+	if (flow->at == NOWHERE)
+		return false;
+	flow->connection = connection_at(flow->at);
+	if (!flow->connection)
+		return false;
+	flow->state = state_of(flow->connection);
+	phase = flow->state & STATE_PHASE;
+	return phase >= SLOT_PENDING && has_tuple(flow->connection, tuple);
 }
 
 /* Out of the index and free; false: someone else changed the state meanwhile, and the slot is theirs. */
@@ -130,15 +133,14 @@ static __always_inline __u64 counts_for(__u64 state)
 }
 
 /* The slot goes to the end of its queue first: whoever is admitted after us finds one there. */
-static __always_inline void release(__u32 endpoint, __u32 slot, __u64 counts)
+static __always_inline void release(__u32 endpoint, place at, __u64 counts)
 {
 	struct endpoint *member = endpoints.lookup(&endpoint);
-	void *ring = free_slots.lookup(&endpoint);
 	struct load *its_load = load.lookup(&endpoint);
 
-	if (!member || !ring || !its_load)
+	if (!member || !its_load)
 		return;
-	give_slot(ring, its_load, member->slots, slot);
+	give_slot(member, its_load, at);
 	count_less(its_load, counts);
 }
 
@@ -232,22 +234,19 @@ static __always_inline __u64 next_state(__u32 flags, bool believed, __u64 state,
 	return state;
 }
 
-/* One packet more of a flow. `fin` says which side sent it. Whoever closes the connection releases it. */
-static __always_inline void track(const struct packet *pkt, const struct flow *flow, __u64 fin)
+/* Where a packet changes a connection's state. Whoever closes it releases it. */
+static __always_inline void change(const struct packet *pkt, const struct flow *flow, __u64 fin, bool believed,
+				   __u32 at)
 {
 	struct connection *connection = flow->connection;
-	bool believed = is_believed(pkt, connection, flow->state, fin);
 	__u64 have = flow->state, want;
-	__u32 at = now();
+	__u32 endpoint = connection->endpoint;
+	struct endpoint_count *count;
+	struct load *its_load;
 	int i;
 
-	lead_on(pkt, connection, have, fin);
-	if (at - connection->last_seen >= TICKS_OF_A_SECOND && (have & STATE_PHASE) < SLOT_CLOSED &&
-	    !(pkt->tcp_flags & TCP_RST))
-		connection->last_seen = at;
-
 	for (i = 0; i < TRACK_TRIES; i++) {
-		want = next_state(pkt->tcp_flags, believed, have, fin);
+		want = forgotten64(next_state(pkt->tcp_flags, believed, forgotten64(have), fin));
 		if (want == have)
 			return;
 		if (want & ~have & STATE_RESET)
@@ -261,20 +260,39 @@ static __always_inline void track(const struct packet *pkt, const struct flow *f
 	if (i == TRACK_TRIES)
 		return;
 	if ((want & STATE_PHASE) == SLOT_CLOSED) {
-		__u32 endpoint = endpoint_of(flow->at);
-		struct endpoint_count *count = endpoint_counts.lookup(&endpoint);
-
 		connection->last_seen = at;
+		count = endpoint_counts.lookup(&endpoint);
 		if (count)
 			count->closed++;
-		release(endpoint, slot_of(flow->at), counts_for(have));
+		release(endpoint, flow->at, counts_for(have));
 	} else if (is_half_open(have) && !is_half_open(want)) {
-		__u32 endpoint = endpoint_of(flow->at);
-		struct load *its_load = load.lookup(&endpoint);
-
+		its_load = load.lookup(&endpoint);
 		if (its_load)
 			count_less(its_load, ONE_HALF_OPEN);
 	}
+}
+
+/* Whether a packet leaves an established connection just that, which nearly all packets do. */
+static __always_inline bool is_settled(const struct packet *pkt, __u64 state)
+{
+	return (state & (STATE_PHASE | STATE_RESET)) == SLOT_ESTABLISHED &&
+	       !(pkt->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST));
+}
+
+/* One packet more of a flow. `fin` says which side sent it. */
+static __always_inline void track(const struct packet *pkt, const struct flow *flow, __u64 fin)
+{
+	struct connection *connection = flow->connection;
+	bool settled = is_settled(pkt, flow->state);
+	bool believed = !settled && is_believed(pkt, connection, flow->state, fin);
+	__u32 at = now();
+
+	lead_on(pkt, connection, flow->state, fin);
+	if (at - connection->last_seen >= ticks_of(1) && (flow->state & STATE_PHASE) < SLOT_CLOSED &&
+	    !(pkt->tcp_flags & TCP_RST))
+		connection->last_seen = at;
+	if (!settled)
+		change(pkt, flow, fin, believed, at);
 }
 
 /* The client's side may change its way to us: replies follow it. */

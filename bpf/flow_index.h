@@ -3,26 +3,10 @@
 #ifndef IPBACKEND_FLOW_INDEX_H
 #define IPBACKEND_FLOW_INDEX_H
 
-/* Where a connection lives: endpoint << 17 | slot; 0 is nowhere, since endpoint ids start at 1. */
+/* Where a connection lives: its slot among all. */
 typedef __u32 place;
 
-#define SLOT_BITS 17
 #define NOWHERE 0
-
-static __always_inline place place_of(__u32 endpoint, __u32 slot)
-{
-	return endpoint << SLOT_BITS | slot;
-}
-
-static __always_inline __u32 endpoint_of(place at)
-{
-	return at >> SLOT_BITS;
-}
-
-static __always_inline __u32 slot_of(place at)
-{
-	return at & (MAX_SLOTS - 1);
-}
 
 /*
  * Multilinear hashing (Lemire and Kaser, "Strongly universal string hashing is fast"): without the key no one

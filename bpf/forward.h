@@ -17,7 +17,7 @@ struct way_out {
 static __always_inline enum verdict to_member(const struct flow *flow, struct way_out *out)
 {
 	struct gateway *settings = gateway.lookup(&(__u32){ 0 });
-	__u32 endpoint = endpoint_of(flow->at), slot = slot_of(flow->at), shift;
+	__u32 endpoint = flow->connection->endpoint, shift, slot;
 	struct endpoint *member = endpoints.lookup(&endpoint);
 	struct next_hop *next_hop;
 
@@ -27,6 +27,7 @@ static __always_inline enum verdict to_member(const struct flow *flow, struct wa
 	if (!next_hop || !next_hop->resolved)
 		return DROP_NO_NEXT_HOP;
 
+	slot = flow->at - member->first;
 	shift = settings->snat_shift;
 	out->tuple.saddr = member->snat[slot & ((1 << shift) - 1) & (MAX_SNAT_ADDRESSES - 1)];
 	out->tuple.sport = bpf_htons(FIRST_SNAT_PORT + (slot >> shift));
@@ -64,20 +65,21 @@ static __always_inline enum verdict to_client(const struct flow *flow, struct wa
 }
 
 /* The flow of a member's packet to a SNAT address: member and slot tell it without any table of flows. */
-static __always_inline bool find_by_slot(struct endpoint_key *key, __be16 snat_port, __u32 snat_index,
-					 struct flow *flow)
+static __always_inline bool find_by_slot(__u32 endpoint, __be16 snat_port, __u32 role, struct flow *flow)
 {
 	struct gateway *settings = gateway.lookup(&(__u32){ 0 });
-	__u32 *endpoint = endpoints_by_addr.lookup(key);
+	struct endpoint *member = endpoints.lookup(&endpoint);
 	__u32 port = bpf_ntohs(snat_port), slot;
 
-	if (!settings || !endpoint || port < FIRST_SNAT_PORT)
+	if (!settings || !member || port < FIRST_SNAT_PORT)
 		return false;
-	slot = (port - FIRST_SNAT_PORT) << settings->snat_shift | snat_index;
-	flow->connection = connection_at(*endpoint, slot);
+	slot = (port - FIRST_SNAT_PORT) << settings->snat_shift | (role & ((1 << ROLE_SHIFT) - 1));
+	if (slot >= member->slots)
+		return false;
+	flow->at = member->first + slot;
+	flow->connection = connection_at(flow->at);
 	if (!flow->connection)
 		return false;
-	flow->at = place_of(*endpoint, slot);
 	flow->state = state_of(flow->connection);
 	return (flow->state & STATE_PHASE) >= SLOT_SYN_SENT;
 }
@@ -88,40 +90,37 @@ static __always_inline bool find_by_slot(struct endpoint_key *key, __be16 snat_p
  */
 static __always_inline enum verdict from_client(struct packet *pkt, struct flow *flow, struct way_out *out)
 {
-	if (!find_flow(hash_of(&pkt->tuple), &pkt->tuple, SLOT_EXPIRED, NOWHERE, flow))
+	if (!find_quickly(hash_of(&pkt->tuple), &pkt->tuple, flow))
 		return take(pkt, ROAD_OPEN);
 	if ((flow->state & STATE_PHASE) >= SLOT_CLOSED && opens(pkt))
 		return take(pkt, ROAD_OPEN);
 	return to_member(flow, out);
 }
 
-static __always_inline enum verdict from_member(struct packet *pkt, const struct address *address,
-						struct flow *flow, struct way_out *out)
+static __always_inline enum verdict from_member(struct packet *pkt, __u32 role, struct flow *flow,
+						struct way_out *out)
 {
-	struct endpoint_key key = {
-		.address = pkt->tuple.saddr,
-		.port = pkt->tuple.sport,
-		.protocol = pkt->tuple.protocol,
-	};
+	__u32 endpoint = endpoint_of(pkt->tuple.saddr, pkt->tuple.sport, pkt->tuple.protocol);
 
-	if (!find_by_slot(&key, pkt->tuple.dport, address->index, flow))
+	if (!endpoint || !find_by_slot(endpoint, pkt->tuple.dport, role, flow))
 		return DROP_NO_CONNECTION;
 	return to_client(flow, out);
 }
 
 /* FORWARD_ and where to, or why not. */
-static __always_inline enum verdict find_way(struct packet *pkt, const struct address *address, struct flow *flow,
+static __always_inline enum verdict find_way(struct packet *pkt, __u32 role, struct flow *flow,
 					     struct way_out *out)
 {
-	if (address->role == ROLE_SNAT)
-		return from_member(pkt, address, flow, out);
+	if (role >> ROLE_SHIFT == ROLE_SNAT)
+		return from_member(pkt, role, flow, out);
 	return from_client(pkt, flow, out);
 }
 
 /* Known from each packet, as both may be two at one time: verdict FORWARD_OPENED is a request's as well. */
 static __always_inline void account(const struct packet *pkt, struct connection *connection, enum verdict verdict)
 {
-	struct listener_count *count = listener_counts.lookup(&connection->listener);
+	__u32 listener = connection->listener;
+	struct listener_count *count = listener_counts.lookup(&listener);
 
 	if (!count)
 		return;
@@ -146,10 +145,10 @@ static __always_inline void leave_trace(const struct packet *pkt, const struct f
 /* The common road, which most packets take from end to end. What is not plain goes on by a road of its own. */
 static __always_inline enum verdict forward(struct packet *pkt)
 {
-	struct address *address;
 	struct flow flow = {};
 	struct way_out out;
 	enum verdict verdict;
+	__u32 role;
 
 	if (!parse_plain_ip(pkt))
 		return PASS_NOT_OURS;
@@ -157,15 +156,15 @@ static __always_inline enum verdict forward(struct packet *pkt)
 		return take(pkt, ROAD_UNCOMMON);
 	if (pkt->eth->h_proto != bpf_htons(ETH_P_IP))
 		return PASS_NOT_OURS;
-	address = addresses.lookup(&pkt->tuple.daddr);
-	if (!address)
+	role = role_of(pkt->tuple.daddr);
+	if (!role)
 		return PASS_NOT_OURS;
 	if (!is_common(pkt))
 		return take(pkt, is_icmp(pkt) ? ROAD_ICMP : ROAD_UNCOMMON);
 	verdict = parse_transport(pkt, pkt->ip + 1, pkt->length - sizeof(*pkt->ip));
 	if (verdict != NEXT_STEP)
 		return verdict;
-	verdict = find_way(pkt, address, &flow, &out);
+	verdict = find_way(pkt, role, &flow, &out);
 	if (verdict == DROP_NO_NEXT_HOP && (flow.state & STATE_PHASE) == SLOT_EXPIRED)
 		return take(pkt, ROAD_UNCOMMON);
 	if (verdict != FORWARD_REQUEST && verdict != FORWARD_REPLY)

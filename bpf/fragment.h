@@ -18,7 +18,7 @@ static __always_inline struct fragment_key fragment_key_of(const struct packet *
 /* Not from an earlier datagram, whose id has come round again. */
 static __always_inline bool is_recent(const struct fragment *known)
 {
-	return known && (__s32)(now() - known->seen) <= FRAGMENT_LIFE;
+	return known && (__s32)(now() - known->seen) <= (__s32)ticks_of(FRAGMENT_LIFE);
 }
 
 /*

@@ -11,46 +11,6 @@ static __always_inline bool is_icmp_error(const struct icmphdr *icmp)
 	       icmp->type == ICMP_PARAMETERPROB;
 }
 
-/*
- * The checksum of a message (RFC 5508, REQ-3). One longer than that is left to its receiver: what is wrong
- * stays wrong, since ours are adjusted, not computed anew.
- */
-static __always_inline bool is_intact(const struct icmphdr *icmp, __u32 length, const void *end)
-{
-	const __u8 *byte = (const __u8 *)icmp;
-	__u64 sum = 0;
-	__u32 i;
-
-	if (length > CHECKED_ICMP)
-		return true;
-	for (i = 0; i + 1 < CHECKED_ICMP && i + 1 < length; i += 2) {
-		if (byte + i + 2 > (const __u8 *)end)
-			return false;
-		sum += *(const __u16 *)(byte + i);
-	}
-	if (length & 1) {
-		if (byte + i + 1 > (const __u8 *)end)
-			return false;
-		sum += byte[i];
-	}
-	return fold(sum) == 0xffff;
-}
-
-/* The checksum of a quoted IP header (RFC 5508, REQ-3a); it may be shorter than it says. */
-static __always_inline bool is_header_intact(const struct iphdr *ip, const void *end)
-{
-	const __u16 *word = (const void *)ip;
-	__u32 words = ip->ihl * 2, i;
-	__u64 sum = 0;
-
-	for (i = 0; i < MAX_IP_HEADER / 2 && i < words; i++) {
-		if ((const void *)(word + i + 1) > end)
-			return false;
-		sum += word[i];
-	}
-	return fold(sum) == 0xffff;
-}
-
 /* The datagram that an error quotes: one that we sent, as its receiver saw it. */
 struct quote {
 	struct icmphdr *icmp;
@@ -59,6 +19,36 @@ struct quote {
 	__sum16 *check;		/* of UDP; of TCP if quoted so far, which only 8 bytes must be: else NULL */
 	struct tuple tuple;
 };
+
+/*
+ * The checksum of a message (RFC 5508, REQ-3). One longer than that is left to its receiver: what is wrong
+ * stays wrong, since ours are adjusted, not computed anew.
+ */
+static __always_inline bool is_intact(const struct packet *pkt)
+{
+	__u32 header = pkt->ip->ihl * 4, length = pkt->length - header;
+	const __u8 *icmp = (const __u8 *)pkt->ip + (forgotten(header) & 63);
+	const __u8 *last = icmp + ((length - 1) & 1023);
+	__u64 sum;
+
+	if (length > CHECKED_ICMP)
+		return true;
+	if (last + 1 > (const __u8 *)pkt->end)
+		return false;
+	sum = sum_words(icmp, pkt->end, CHECKED_ICMP / 2, length / 2);
+	if (length & 1)
+		sum += *last;
+	return fold(sum) == 0xffff;
+}
+
+/* The checksum of a quoted IP header (RFC 5508, REQ-3a). */
+static __always_inline bool is_quote_intact(const struct packet *pkt, const struct quote *quote)
+{
+	__u32 header = pkt->ip->ihl * 4 + sizeof(struct icmphdr);
+	const void *quoted = (const void *)pkt->ip + (forgotten(header) & 127);
+
+	return fold(sum_words(quoted, pkt->end, MAX_IP_HEADER / 2, quote->ip->ihl * 2)) == 0xffff;
+}
 
 /* False: it quotes nothing that could be ours. */
 static __always_inline bool parse_quote(const struct packet *pkt, struct quote *quote)
@@ -74,8 +64,6 @@ static __always_inline bool parse_quote(const struct packet *pkt, struct quote *
 	if (ip->version != 4 || ip->ihl < 5 || ip->frag_off & bpf_htons(IP_OFFSET))
 		return false;
 	if (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP)
-		return false;
-	if (!is_header_intact(ip, pkt->end))
 		return false;
 	transport = (void *)ip + ip->ihl * 4;
 	if ((void *)(transport + 1) > pkt->end || (void *)(transport + 1) > end)
@@ -101,14 +89,10 @@ static __always_inline bool parse_quote(const struct packet *pkt, struct quote *
 }
 
 /* The connection that the quoted datagram belongs to, and the way to the end that sent it. */
-static __always_inline enum verdict find_quoted(const struct packet *pkt, const struct address *address,
-						const struct quote *quote, struct way_out *out)
+static __always_inline enum verdict find_quoted(const struct packet *pkt, __u32 role, const struct quote *quote,
+						struct way_out *out)
 {
-	struct endpoint_key key = {
-		.address = quote->tuple.daddr,
-		.port = quote->tuple.dport,
-		.protocol = quote->tuple.protocol,
-	};
+	__u32 endpoint;
 	struct tuple client = {
 		.saddr = quote->tuple.daddr,
 		.daddr = quote->tuple.saddr,
@@ -120,14 +104,15 @@ static __always_inline enum verdict find_quoted(const struct packet *pkt, const 
 
 	if (quote->tuple.saddr != pkt->tuple.daddr)
 		return DROP_ICMP_UNRELATED;
-	if (address->role == ROLE_SNAT) {
-		if (!find_by_slot(&key, quote->tuple.sport, address->index, &flow))
+	if (role >> ROLE_SHIFT == ROLE_SNAT) {
+		endpoint = endpoint_of(quote->tuple.daddr, quote->tuple.dport, quote->tuple.protocol);
+		if (!endpoint || !find_by_slot(endpoint, quote->tuple.sport, role, &flow))
 			return DROP_ICMP_UNRELATED;
 		if ((flow.state & STATE_PHASE) == SLOT_EXPIRED)
 			return DROP_ICMP_UNRELATED;
 		return to_client(&flow, out);
 	}
-	if (!find_flow(hash_of(&client), &client, SLOT_CLOSED, NOWHERE, &flow))
+	if (!find_quickly(hash_of(&client), &client, &flow) || (flow.state & STATE_PHASE) == SLOT_EXPIRED)
 		return DROP_ICMP_UNRELATED;
 	return to_member(&flow, out);
 }
@@ -173,12 +158,13 @@ static __always_inline void rewrite_icmp(struct packet *pkt, struct quote *quote
 	ip->daddr = want->daddr;
 }
 
-/* NEXT_STEP: a whole error, its checksums right, as far as it is read. Anything but an error ends here. */
+/* NEXT_STEP: an error. Anything else ends here. */
 static __always_inline enum verdict judge_icmp(const struct packet *pkt)
 {
 	__u32 length = pkt->length - pkt->ip->ihl * 4;
 	struct icmphdr *icmp = (void *)pkt->ip + pkt->ip->ihl * 4;
 
+	asm volatile("" : "+r"(icmp));
 	if (is_later_fragment(pkt))
 		return PASS_ECHO;	/* an error is never that long */
 	if ((void *)(icmp + 1) > pkt->end || length < sizeof(*icmp))
@@ -189,19 +175,17 @@ static __always_inline enum verdict judge_icmp(const struct packet *pkt)
 		return DROP_ICMP;
 	if (pkt->ip->ttl <= 1)
 		return DROP_TTL;
-	if (has_false_sender(pkt) || !is_intact(icmp, length, pkt->end))
-		return DROP_MALFORMED;
-	return NEXT_STEP;
+	return has_false_sender(pkt) ? DROP_MALFORMED : NEXT_STEP;
 }
 
 static __always_inline enum verdict forward_icmp(struct packet *pkt)
 {
-	struct address *address;
 	struct quote quote;
 	struct way_out out;
 	enum verdict verdict;
+	__u32 role;
 
-	verdict = parse(pkt, &address);
+	verdict = parse(pkt, &role);
 	if (verdict == NEXT_STEP)
 		verdict = parse_options(pkt);
 	if (verdict == NEXT_STEP)
@@ -210,11 +194,13 @@ static __always_inline enum verdict forward_icmp(struct packet *pkt)
 		return verdict;
 	if (!parse_quote(pkt, &quote))
 		return DROP_ICMP_UNRELATED;
-	verdict = find_quoted(pkt, address, &quote, &out);
+	verdict = find_quoted(pkt, role, &quote, &out);
 	if (verdict != FORWARD_REQUEST && verdict != FORWARD_REPLY)
 		return verdict;
 	if (pkt->length > out.mtu)
 		return DROP_TOO_BIG;
+	if (!is_quote_intact(pkt, &quote) || !is_intact(pkt))
+		return DROP_MALFORMED;
 
 	rewrite_icmp(pkt, &quote, &out);
 	return write_link(pkt, &out) ? FORWARD_ICMP_ERROR : DROP_MALFORMED;

@@ -10,6 +10,8 @@
 
 #include "abi.h"
 #include "maps.h"
+#include "verifier.h"
+#include "directory.h"
 #include "parse.h"
 #include "flow_index.h"
 #include "slots.h"
@@ -124,13 +126,15 @@ int ipbackend_sweep(struct __sk_buff *skb)
 {
 	struct sweep *sweep = (void *)(long)skb->data;
 	struct gateway *settings = gateway.lookup(&(__u32){ 0 });
-	__u32 at = now();
-	int i;
+	struct endpoint *endpoint;
+	__u32 at = now(), i;
 
 	if ((void *)(sweep + 1) > (void *)(long)skb->data_end || !settings)
 		return 0;
-	for (i = 0; i < SWEEP_SLICE; i++) {
-		sweep_slot(sweep, at, settings);
+	sweep->at = at;
+	endpoint = endpoints.lookup(&sweep->endpoint);
+	for (i = 0; endpoint && i < SWEEP_SLICE && sweep->slot < endpoint->slots; i++) {
+		sweep_slot(sweep, endpoint->first + sweep->slot, at, settings);
 		sweep->slot++;
 	}
 	return 0;

@@ -3,16 +3,17 @@
 #ifndef IPBACKEND_MAPS_H
 #define IPBACKEND_MAPS_H
 
-/* The loader defines PIN_DIRECTORY, a string, and FLOW_INDEX_BUCKETS, a power of two. */
+/* The loader defines PIN_DIRECTORY, a string, FLOW_INDEX_BUCKETS, a power of two, SLOTS, and HZ. */
 #define PINNED(type, name) type ":" PIN_DIRECTORY "/" name
 #define MMAPABLE BPF_F_MMAPABLE
 #define INNER (BPF_F_INNER_MAP | BPF_F_MMAPABLE)
 
 /* Written by the controller. */
 BPF_F_TABLE(PINNED("array", "gateway"), __u32, struct gateway, gateway, 1, MMAPABLE);
-BPF_F_TABLE(PINNED("hash", "addresses"), __be32, struct address, addresses, MAX_ADDRESSES, 0);
-BPF_F_TABLE(PINNED("hash", "listeners"), struct listener_key, struct listener, listeners, MAX_LISTENERS, 0);
-BPF_F_TABLE(PINNED("hash", "endpoints_by_addr"), struct endpoint_key, __u32, endpoints_by_addr, MAX_ENDPOINTS, 0);
+BPF_F_TABLE(PINNED("array", "addresses"), __u32, struct bucket, addresses, ADDRESS_BUCKETS, MMAPABLE);
+BPF_F_TABLE(PINNED("array", "listeners_by_addr"), __u32, struct bucket, listeners_by_addr, LISTENER_BUCKETS, MMAPABLE);
+BPF_F_TABLE(PINNED("array", "endpoints_by_addr"), __u32, struct bucket, endpoints_by_addr, ENDPOINT_BUCKETS, MMAPABLE);
+BPF_F_TABLE(PINNED("array", "listeners"), __u32, struct listener, listeners, MAX_LISTENERS, MMAPABLE);
 BPF_F_TABLE(PINNED("array", "endpoints"), __u32, struct endpoint, endpoints, MAX_ENDPOINTS, MMAPABLE);
 BPF_F_TABLE(PINNED("array", "links"), __u32, struct link, links, MAX_LINKS, MMAPABLE);
 BPF_F_TABLE(PINNED("array", "next_hops"), __u32, struct next_hop, next_hops, MAX_NEXT_HOPS, MMAPABLE);
@@ -21,13 +22,12 @@ BPF_F_TABLE(PINNED("array", "next_hops"), __u32, struct next_hop, next_hops, MAX
 BPF_F_TABLE("array", __u32, __u32, pool_words, 1, INNER);
 BPF_F_TABLE(PINNED("array_of_maps$pool_words", "pools"), __u32, __u32, pools, MAX_POOLS, 0);
 
-/* Written by the data plane only. Endpoint id -> ring of free slots, each as slot + 1, 0 where none is. */
-BPF_F_TABLE("array", __u32, __u64, slot_ring, 1, INNER);
-BPF_F_TABLE(PINNED("array_of_maps$slot_ring", "free_slots"), __u32, __u32, free_slots, MAX_ENDPOINTS, 0);
-
-/* Written by the data plane only. Endpoint id -> slot -> connection. */
-BPF_F_TABLE("array", __u32, struct connection, connections, 1, INNER);
-BPF_F_TABLE(PINNED("array_of_maps$connections", "conntrack"), __u32, __u32, conntrack, MAX_ENDPOINTS, 0);
+/*
+ * Written by the data plane only. All endpoints' slots; each has those from `first` on, here as well as there.
+ * A ring of the free ones, each as its number in all, 0 where none is. The planner hands out no slot 0.
+ */
+BPF_F_TABLE(PINNED("array", "conntrack"), __u32, struct connection, conntrack, SLOTS, MMAPABLE);
+BPF_F_TABLE(PINNED("array", "free_slots"), __u32, __u64, free_slots, SLOTS, MMAPABLE);
 
 /* Written by the data plane only, by atomics. */
 BPF_F_TABLE(PINNED("array", "load"), __u32, struct load, load, MAX_ENDPOINTS, MMAPABLE);

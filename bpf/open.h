@@ -6,10 +6,46 @@
 #define SLOT_TRIES 4		/* slots to try: one that is being swept at this moment is put back */
 #define RIVAL_TRIES 4
 
-/* The slot for our own: what it held before leaves the index, and no one else touches it now. */
-static __always_inline struct connection *seize(__u32 endpoint, __u32 slot, __u64 *state)
+static __always_inline bool find_in_bucket(__u32 number, __u64 hash, const struct tuple *tuple,
+					   enum phase last, place not_at, struct flow *flow)
 {
-	struct connection *connection = connection_at(endpoint, slot);
+	struct bucket *bucket = flow_index.lookup(&number);
+	struct connection *connection;
+	__u64 entry, phase;
+	int i;
+
+	if (!bucket)
+		return false;
+	for (i = 0; i < BUCKET_ENTRIES; i++) {
+		entry = bucket->entry[i];
+		if (entry >> 32 != hash >> 32 || (place)entry == not_at)
+			continue;
+		connection = connection_at(entry);
+		if (!connection)
+			continue;
+		flow->state = state_of(connection);
+		phase = flow->state & STATE_PHASE;
+		if (phase < SLOT_PENDING || phase > last || !has_tuple(connection, tuple))
+			continue;
+		flow->connection = connection;
+		flow->at = entry;
+		return true;
+	}
+	return false;
+}
+
+/* The connection of a client's tuple, from pending up to phase `last`, other than the one at `not_at`. */
+static __always_inline bool find_flow(__u64 hash, const struct tuple *tuple, enum phase last, place not_at,
+				      struct flow *flow)
+{
+	return find_in_bucket(first_bucket(hash), hash, tuple, last, not_at, flow) ||
+	       find_in_bucket(second_bucket(hash), hash, tuple, last, not_at, flow);
+}
+
+/* The slot for our own: what it held before leaves the index, and no one else touches it now. */
+static __always_inline struct connection *seize(place at, __u64 *state)
+{
+	struct connection *connection = connection_at(at);
 	__u64 have;
 
 	if (!connection)
@@ -21,12 +57,12 @@ static __always_inline struct connection *seize(__u32 endpoint, __u32 slot, __u6
 	if (!change_state(connection, have, *state))
 		return NULL;
 	if ((have & STATE_PHASE) >= SLOT_CLOSED)
-		index_delete(hash_of_connection(connection), place_of(endpoint, slot));
+		index_delete(hash_of_connection(connection), at);
 	return connection;
 }
 
-static __always_inline void fill(struct connection *connection, const struct packet *pkt,
-				 const struct listener *listener)
+static __always_inline void fill(struct connection *connection, const struct packet *pkt, __u32 number,
+				 const struct listener *listener, __u32 endpoint)
 {
 	connection->client = pkt->tuple.saddr;
 	connection->vip = pkt->tuple.daddr;
@@ -34,7 +70,8 @@ static __always_inline void fill(struct connection *connection, const struct pac
 	connection->vip_port = pkt->tuple.dport;
 	connection->protocol = pkt->tuple.protocol;
 	connection->idle_timeout = listener->idle_timeout;
-	connection->listener = listener->id;
+	connection->listener = number;
+	connection->endpoint = endpoint;
 	connection->opened = now();
 	connection->last_seen = connection->opened;
 	connection->client_sequence = pkt->sequence;
@@ -68,19 +105,18 @@ static __always_inline bool confirm(struct flow *flow, __u64 hash, const struct 
 	return false;		/* more rivals than that: better none than two */
 }
 
-static __always_inline enum verdict claim(const struct packet *pkt, __u64 hash, const struct listener *listener,
-					  struct flow *flow)
+static __always_inline enum verdict claim(const struct packet *pkt, __u64 hash, __u32 number,
+					  const struct listener *listener, struct flow *flow)
 {
 	struct connection *connection = NULL;
 	struct listener_count *listener_count;
 	struct endpoint_count *endpoint_count;
-	__u32 endpoint = 0, slot = 0;
+	__u32 endpoint = 0;
 	struct endpoint *member;
 	struct load *its_load;
 	struct flow rival = {};
 	enum verdict verdict;
 	__u64 counts;
-	void *ring;
 	int i;
 
 	counts = ONE_ACTIVE + (is_tcp(pkt) ? ONE_HALF_OPEN : 0);
@@ -90,25 +126,23 @@ static __always_inline enum verdict claim(const struct packet *pkt, __u64 hash, 
 
 	member = endpoints.lookup(&endpoint);
 	its_load = load.lookup(&endpoint);
-	ring = free_slots.lookup(&endpoint);
 	if (!member || !its_load)
 		return DROP_NOT_OPENED;
-	for (i = 0; ring && !connection && i < SLOT_TRIES; i++) {
-		slot = take_slot(ring, its_load, member->slots);
-		if (slot == NO_SLOT)
+	for (i = 0; !connection && i < SLOT_TRIES; i++) {
+		flow->at = take_slot(member, its_load);
+		if (flow->at == NOWHERE)
 			break;
-		connection = seize(endpoint, slot, &flow->state);
+		connection = seize(flow->at, &flow->state);
 		if (!connection)
-			give_slot(ring, its_load, member->slots, slot);
+			give_slot(member, its_load, flow->at);
 	}
 	if (!connection) {
 		count_less(its_load, counts);
 		return DROP_NOT_OPENED;
 	}
 
-	fill(connection, pkt, listener);
+	fill(connection, pkt, number, listener, endpoint);
 	flow->connection = connection;
-	flow->at = place_of(endpoint, slot);
 	flow->state = with_phase(flow->state, SLOT_PENDING);
 	set_state(connection, flow->state);
 
@@ -121,11 +155,11 @@ static __always_inline enum verdict claim(const struct packet *pkt, __u64 hash, 
 	}
 	if (verdict != FORWARD_OPENED) {
 		set_state(connection, with_phase(flow->state, SLOT_FREE));
-		release(endpoint, slot, counts);
+		release(endpoint, flow->at, counts);
 		return verdict;
 	}
 
-	listener_count = listener_counts.lookup((__u32 *)&listener->id);
+	listener_count = listener_counts.lookup(&number);
 	endpoint_count = endpoint_counts.lookup(&endpoint);
 	if (listener_count)
 		listener_count->opened++;
@@ -140,12 +174,8 @@ static __always_inline enum verdict claim(const struct packet *pkt, __u64 hash, 
  */
 static __always_inline enum verdict find_or_open(const struct packet *pkt, struct flow *flow)
 {
-	struct listener_key key = {
-		.vip = pkt->tuple.daddr,
-		.port = pkt->tuple.dport,
-		.protocol = pkt->tuple.protocol,
-	};
 	__u64 hash = hash_of(&pkt->tuple);
+	__u32 number;
 	struct listener_count *count;
 	struct listener *listener;
 	enum verdict verdict;
@@ -159,18 +189,19 @@ static __always_inline enum verdict find_or_open(const struct packet *pkt, struc
 		return DROP_NO_CONNECTION;
 	if (has_false_sender(pkt))
 		return DROP_MALFORMED;
-	listener = listeners.lookup(&key);
-	if (!listener)
+	number = listener_of(pkt->tuple.daddr, pkt->tuple.dport, pkt->tuple.protocol);
+	listener = listeners.lookup(&number);
+	if (!number || !listener)
 		return REJECT_NO_LISTENER;
 	if (!opens(pkt))
 		return REJECT_NO_CONNECTION;
 
-	verdict = claim(pkt, hash, listener, flow);
+	verdict = claim(pkt, hash, number, listener, flow);
 	if (verdict == FORWARD_OPENED)
 		return verdict;
 	if (find_flow(hash, &pkt->tuple, SLOT_CLOSING, NOWHERE, flow))
 		return FORWARD_REQUEST;
-	count = listener_counts.lookup(&listener->id);
+	count = listener_counts.lookup(&number);
 	if (count)
 		count->refused++;
 	return verdict;
@@ -179,15 +210,15 @@ static __always_inline enum verdict find_or_open(const struct packet *pkt, struc
 /* The road of a client's packet that belonged to no connection. */
 static __always_inline enum verdict open_or_refuse(struct packet *pkt)
 {
-	struct address *address;
 	struct flow flow = {};
 	struct way_out out;
 	enum verdict verdict, way;
+	__u32 role;
 
-	verdict = parse(pkt, &address);
+	verdict = parse(pkt, &role);
 	if (verdict != NEXT_STEP)
 		return verdict;
-	if (!pkt->ports || address->role != ROLE_VIP)
+	if (!pkt->ports || role >> ROLE_SHIFT != ROLE_VIP)
 		return DROP_NO_CONNECTION;
 	verdict = find_or_open(pkt, &flow);
 	if (verdict != FORWARD_OPENED && verdict != FORWARD_REQUEST)

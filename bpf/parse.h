@@ -92,7 +92,7 @@ static __always_inline bool has_false_sender(const struct packet *pkt)
 {
 	__u8 first = *(const __u8 *)&pkt->tuple.saddr;
 
-	return first == 0 || first == 127 || first >= 224 || addresses.lookup((__be32 *)&pkt->tuple.saddr);
+	return first == 0 || first == 127 || first >= 224 || role_of(pkt->tuple.saddr);
 }
 
 static __always_inline void note_ip(struct packet *pkt, struct iphdr *ip)
@@ -224,16 +224,6 @@ static __always_inline enum verdict parse_rest(struct packet *pkt)
 	return verdict == NEXT_STEP ? lives_on(pkt) : verdict;
 }
 
-/*
- * The same number, of which the verifier knows nothing any more (two changes of byte order do not change it):
- * else it would go through what follows anew for each range that it can be in.
- */
-static __always_inline __u32 forgotten(__u32 number)
-{
-	asm volatile("%0 = be16 %0\n%0 = be16 %0" : "+r"(number));
-	return number;
-}
-
 /* NEXT_STEP: each option is whole, and none is a source route, by which a careless member would send it on. */
 static __always_inline enum verdict parse_options(const struct packet *pkt)
 {
@@ -256,14 +246,14 @@ static __always_inline enum verdict parse_options(const struct packet *pkt)
 }
 
 /* The first steps of any packet, on any road but the common one. */
-static __always_inline enum verdict parse(struct packet *pkt, struct address **address)
+static __always_inline enum verdict parse(struct packet *pkt, __u32 *role)
 {
 	enum verdict verdict = parse_ip(pkt);
 
 	if (verdict != NEXT_STEP)
 		return verdict;
-	*address = addresses.lookup(&pkt->tuple.daddr);
-	if (!*address)
+	*role = role_of(pkt->tuple.daddr);
+	if (!*role)
 		return PASS_NOT_OURS;
 	return parse_rest(pkt);
 }

@@ -10,22 +10,6 @@
 #define INTERNETWORK_CONTROL 0xc0	/* precedence of errors (RFC 1812, 4.3.2.5) */
 #define TOS_WITHOUT_PRECEDENCE 0x1e
 
-/* The one's complement sum of up to `words` 16-bit words that end before `end`. */
-static __always_inline __u64 sum_words(const void *start, const void *end, int words)
-{
-	const __u16 *word = start;
-	__u64 sum = 0;
-	int i;
-
-	for (i = 0; i < words; i++) {
-		asm volatile("" : "+r"(word));	/* else clang computes the bound ahead, beyond the verifier */
-		if ((const void *)(word + 1) > end)
-			break;
-		sum += *word++;
-	}
-	return sum;
-}
-
 /* Cut the frame to `want` bytes. */
 static __always_inline bool cut(struct xdp_md *ctx, int want)
 {
@@ -54,7 +38,7 @@ static __always_inline void write_ip(struct iphdr *ip, const struct tuple *asked
 	ip->check = 0;
 	ip->saddr = asked->daddr;
 	ip->daddr = asked->saddr;
-	ip->check = ~fold(sum_words(ip, ip + 1, sizeof(*ip) / 2));
+	ip->check = ~fold(sum_words(ip, ip + 1, sizeof(*ip) / 2, sizeof(*ip) / 2));
 }
 
 /* The packet becomes its own answer: headers swapped, cut to a bare RST. */
@@ -94,7 +78,7 @@ static __always_inline bool reset(struct packet *pkt)
 		tcp->ack = 1;
 		tcp->ack_seq = bpf_htonl(sequence);
 	}
-	tcp->check = ~fold(sum_words(&ip->saddr, tcp + 1, 4 + sizeof(*tcp) / 2) +
+	tcp->check = ~fold(sum_words(&ip->saddr, tcp + 1, 4 + sizeof(*tcp) / 2, 4 + sizeof(*tcp) / 2) +
 			   bpf_htons(IPPROTO_TCP) + bpf_htons(sizeof(*tcp)));
 	return true;
 }
@@ -152,7 +136,7 @@ static __always_inline bool icmp_error(struct packet *pkt, __u8 type, __u8 code,
 	icmp->code = code;
 	icmp->un.frag.mtu = bpf_htons(mtu);
 	icmp->checksum = ~fold(sum_words(icmp, (void *)(long)ctx->data_end,
-					 (ICMP_LENGTH - sizeof(*ip)) / 2));
+					 (ICMP_LENGTH - sizeof(*ip)) / 2, (sizeof(*icmp) + quoted) / 2));
 	return true;
 }
 
@@ -161,12 +145,12 @@ static __always_inline enum verdict reject(struct packet *pkt)
 {
 	struct answer *answer = answers.lookup(&(__u32){ 0 });
 	__u8 type = ICMP_DEST_UNREACH, code = ICMP_PORT_UNREACH;
-	struct address *address;
 	enum verdict verdict;
+	__u32 role;
 
 	if (!answer)
 		return DROP_NO_ROAD;
-	verdict = parse(pkt, &address);
+	verdict = parse(pkt, &role);
 	if (verdict != NEXT_STEP && verdict != REJECT_TTL)
 		return verdict;
 	verdict = answer->verdict;

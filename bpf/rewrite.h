@@ -12,6 +12,22 @@ static __always_inline __u16 fold(__u64 sum)
 	return (sum & 0xffff) + (sum >> 16);
 }
 
+/* The one's complement sum of `words` 16-bit words, `most` at most, as far as they end before `end`. */
+static __always_inline __u64 sum_words(const void *start, const void *end, __u32 most, __u32 words)
+{
+	const __u16 *word = start;
+	__u64 sum = 0;
+	__u32 i;
+
+	for (i = 0; i < most && !passed(i, words); i++) {
+		asm volatile("" : "+r"(word));	/* else clang computes the bound ahead, beyond the verifier */
+		if ((const void *)(word + 1) > end)
+			break;
+		sum += *word++;
+	}
+	return sum;
+}
+
 /* What replacing `have` by `want` adds to a one's complement sum. */
 static __always_inline __u64 delta32(__u32 have, __u32 want)
 {

@@ -32,16 +32,6 @@ static __always_inline __u32 with_room(void *pool, __u32 index, struct refusal *
 	return has_room(its_load, counts) ? *endpoint : 0;
 }
 
-/*
- * Whether a loop has gone round often enough. The operation that changes nothing keeps the verifier from
- * learning `end`'s range anew in every round, which would make no two rounds alike to it.
- */
-static __always_inline bool passed(__u32 i, __u32 end)
-{
-	asm volatile("%0 |= 0" : "+r"(end));
-	return i >= end;
-}
-
 /* The smallest that is not less than `number`, up to MAX_MEMBERS. */
 static __always_inline __u32 power_of_two(__u32 number)
 {

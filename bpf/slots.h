@@ -5,7 +5,6 @@
 
 #define ADMIT_TRIES 64		/* each failure is another CPU's success */
 #define RING_TRIES 64
-#define NO_SLOT MAX_SLOTS
 
 /* The two counts of a load as the one word that they change as: half-open ones in its upper half. */
 #define ONE_ACTIVE 1ULL
@@ -59,36 +58,37 @@ static __always_inline void count_less(struct load *load, __u64 less)
  * A taker that outruns a giver finds nothing and draws the next position; what the giver then puts behind its
  * back stays there for the next time round, and a giver that meets it draws the next position as well.
  */
-static __always_inline __u32 take_slot(void *ring, struct load *load, __u32 slots)
+static __always_inline place take_slot(const struct endpoint *endpoint, struct load *load)
 {
-	__u64 *entry, taken;
 	__u32 position;
+	__u64 *entry;
+	place taken;
 	int i;
 
 	for (i = 0; i < RING_TRIES; i++) {
-		position = __sync_fetch_and_add(&load->head, 1) & (slots - 1);
-		entry = bpf_map_lookup_elem(ring, &position);
+		position = endpoint->first + __sync_fetch_and_add(&load->head, 1) % endpoint->slots;
+		entry = free_slots.lookup(&position);
 		if (!entry)
-			return NO_SLOT;
+			return NOWHERE;
 		taken = __sync_lock_test_and_set(entry, 0);
 		if (taken)
-			return (taken - 1) & (MAX_SLOTS - 1);
+			return taken;
 	}
-	return NO_SLOT;
+	return NOWHERE;
 }
 
-static __always_inline void give_slot(void *ring, struct load *load, __u32 slots, __u32 slot)
+static __always_inline void give_slot(const struct endpoint *endpoint, struct load *load, place at)
 {
 	__u32 position;
 	__u64 *entry;
 	int i;
 
 	for (i = 0; i < RING_TRIES; i++) {
-		position = __sync_fetch_and_add(&load->tail, 1) & (slots - 1);
-		entry = bpf_map_lookup_elem(ring, &position);
+		position = endpoint->first + __sync_fetch_and_add(&load->tail, 1) % endpoint->slots;
+		entry = free_slots.lookup(&position);
 		if (!entry)
 			return;
-		if (!__sync_val_compare_and_swap(entry, 0, (__u64)slot + 1))
+		if (!__sync_val_compare_and_swap(entry, 0, (__u64)at))
 			return;
 	}
 }

@@ -18,7 +18,7 @@ static __always_inline __u32 patience(const struct connection *connection, __u64
 		seconds = settings->syn_received_timeout;
 	else if (phase == SLOT_CLOSING || (state & STATE_RESET))
 		seconds = settings->closing_timeout;
-	return ((__u64)seconds * 1000000000ULL) >> TICK_SHIFT;
+	return ticks_of(seconds);
 }
 
 static __always_inline bool is_due(const struct connection *connection, __u64 state, __u32 at,
@@ -39,10 +39,10 @@ static __always_inline bool retire(struct connection *connection, __u64 have, __
 }
 
 /* One slot: taken from its connection if that is due. */
-static __always_inline void sweep_slot(struct sweep *sweep, __u32 at, const struct gateway *settings)
+static __always_inline void sweep_slot(struct sweep *sweep, place at_place, __u32 at, const struct gateway *settings)
 {
-	__u32 endpoint = sweep->endpoint, slot = sweep->slot;
-	struct connection *connection = connection_at(endpoint, slot);
+	__u32 endpoint = sweep->endpoint;
+	struct connection *connection = connection_at(at_place);
 	struct endpoint_count *count;
 	__u64 have, phase;
 	bool ended;
@@ -56,14 +56,14 @@ static __always_inline void sweep_slot(struct sweep *sweep, __u32 at, const stru
 	if (sweep->mode == SWEEP_EXPIRED && connection->protocol == IPPROTO_TCP && phase < SLOT_CLOSED)
 		ended = retire(connection, have, at);
 	else
-		ended = vacate(connection, have, place_of(endpoint, slot));
+		ended = vacate(connection, have, at_place);
 	if (!ended)
 		return;		/* a packet changed it meanwhile: the next round sees */
 	if (phase >= SLOT_CLOSED) {
 		sweep->rested++;
 		return;
 	}
-	release(endpoint, slot, counts_for(have));
+	release(endpoint, at_place, counts_for(have));
 	sweep->ended++;
 	count = endpoint_counts.lookup(&endpoint);
 	if (!count)

@@ -73,12 +73,12 @@ static __always_inline enum verdict join(struct packet *pkt)
 
 static __always_inline enum verdict forward_uncommon(struct packet *pkt)
 {
-	struct address *address;
 	struct flow flow = {};
 	struct way_out out;
 	enum verdict verdict;
+	__u32 role;
 
-	verdict = parse(pkt, &address);
+	verdict = parse(pkt, &role);
 	if (verdict == NEXT_STEP)
 		verdict = parse_options(pkt);
 	if (verdict != NEXT_STEP)
@@ -90,7 +90,7 @@ static __always_inline enum verdict forward_uncommon(struct packet *pkt)
 	if (verdict != NEXT_STEP)
 		return verdict;
 
-	verdict = find_way(pkt, address, &flow, &out);
+	verdict = find_way(pkt, role, &flow, &out);
 	if (verdict == NEXT_STEP && is_later_fragment(pkt))
 		return DROP_FRAGMENT;
 	if (verdict == DROP_NO_NEXT_HOP && (flow.state & STATE_PHASE) == SLOT_EXPIRED)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ipbackend import config
-from ipbackend.abi import TICK_SHIFT, SweepMode
+from ipbackend.abi import SweepMode
 from ipbackend.datapath import syscall
 from ipbackend.datapath.loader import ENTRY, Program, pinned_program, unpin
 from ipbackend.datapath.maps import Maps
@@ -64,6 +64,7 @@ class Daemon:
         maps = opened.enter_context(Maps(self._run_directory))
         log.info("data plane loaded in %.1f s, %s", time.monotonic() - started, "taken over" if earlier else "fresh")
         self._settle(maps)
+        program.set_clock(maps)
         self._maps, self._tables = maps, Tables(maps, program.sweep)
         self._tables.drop_unused_pools()
         self._reconciler = Reconciler(self._network, self._tables)
@@ -164,11 +165,11 @@ class Daemon:
         """What has been silent for too long ends; both ends of it are made to speak, and so learn it."""
         entries = self._reconciler.entries
         for number, endpoint in entries.endpoints.items():
-            started = time.monotonic_ns() >> TICK_SHIFT
+            started = self._maps.clock.now()
             ended, _ = self._tables.sweep(number, SweepMode.EXPIRED)
-            connections = self._maps["conntrack"].inner(number) if ended else None
-            if connections is None:
+            if not ended:
                 continue
+            connections = self._maps.of_endpoint("conntrack", number)
             for slot in expired(connections, started - 1)[:PROBES]:
                 for probe in probes(connections[slot], slot, endpoint, entries.next_hops[endpoint.next_hop]):
                     self._network.send(probe.interface, probe.frame)

@@ -15,7 +15,7 @@ from ipbackend.abi import Role
 from ipbackend.errors import ConfigurationError
 from ipbackend.model import Configuration, EndpointKey, Protocol
 from ipbackend.schedule import weighted_round_robin
-from ipbackend.sizing import half_open_limit, slots_for
+from ipbackend.sizing import FIRST_SLOT, half_open_limit, slots_for
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -66,6 +66,7 @@ class Endpoint:
 
     key: EndpointKey
     next_hop: int
+    first: int  # its slots are those from here on among all of the gateway's
     slots: int
     snat: tuple[IPv4Address, ...]
     ceiling: int
@@ -127,16 +128,16 @@ def hops(configuration: Configuration) -> set[HopKey]:
 
 
 def plan(
-    configuration: Configuration, ways: Mapping[HopKey, NextHop], links: Mapping[int, int], have: Entries
+    configuration: Configuration, ways: Mapping[HopKey, NextHop], links: Mapping[int, int], have: Entries, slots: int
 ) -> Entries:
     """What the maps should hold; `ways` are the neighbours as netlink knows them, all of `hops(configuration)`,
-    and `links` the MTUs of the gateway's interfaces by index.
+    `links` the MTUs of the gateway's interfaces by index, and `slots` how many all endpoints have between them.
 
     ConfigurationError: a ceiling has grown beyond the table that its endpoint got when it was made.
     """
     next_hop_ids = _ids({(way.interface, way.address) for way in ways.values()}, _hop_ids(have))
     next_hops = {next_hop_ids[way.interface, way.address]: way for way in ways.values()}
-    endpoints = _endpoints(configuration, ways, next_hop_ids, have)
+    endpoints = _endpoints(configuration, ways, next_hop_ids, have, slots)
     endpoint_ids = {endpoint.key: number for number, endpoint in endpoints.items()}
     listener_keys = {
         name: ListenerKey(configuration.load_balancers[listener.load_balancer].vip, listener.port, listener.protocol)
@@ -164,10 +165,12 @@ def _endpoints(
     ways: Mapping[HopKey, NextHop],
     next_hop_ids: Mapping[tuple[int, IPv4Address], int],
     have: Entries,
+    room: int,
 ) -> dict[int, Endpoint]:
     wanted = configuration.endpoints()
     snat = configuration.gateway.snat_addresses
     ids = _ids(set(wanted), {endpoint.key: number for number, endpoint in have.endpoints.items()})
+    gaps = _gaps(have, room)
     endpoints, problems = {}, []
     for key, member in wanted.items():
         way = ways[hop_of(configuration, key.address)]
@@ -178,9 +181,16 @@ def _endpoints(
                 f"{key.address}:{key.port}/{key.protocol}: max_connections {member.max_connections} is more than its "
                 f"table of {made.slots} slots carries (lower it, or take the member out, reload, and put it back)"
             )
+        first = made.first if made else _take(gaps, slots)
+        if first is None:
+            problems.append(
+                f"{key.address}:{key.port}/{key.protocol}: there is no room left for its table of {slots} slots "
+                "(raise gateway.max_connections, `ipbackend unload` and run again; or lower max_connections of members)"
+            )
         endpoints[ids[key]] = Endpoint(
             key,
             next_hop_ids[way.interface, way.address],
+            first or 0,
             made.slots if made else slots,
             snat,
             member.max_connections if way.resolved else 0,
@@ -189,6 +199,24 @@ def _endpoints(
     if problems:
         raise ConfigurationError(*problems)
     return endpoints
+
+
+def _gaps(have: Entries, end: int) -> list[tuple[int, int]]:
+    """Runs of slots that are no endpoint's: first and length, in their order."""
+    gaps, free = [], FIRST_SLOT
+    for first, slots in sorted((endpoint.first, endpoint.slots) for endpoint in have.endpoints.values()):
+        gaps.append((free, first - free))
+        free = first + slots
+    return [*gaps, (free, end - free)]
+
+
+def _take(gaps: list[tuple[int, int]], slots: int) -> int | None:
+    """The first slot of a run of so many, taken from the first gap that holds it; None if none does."""
+    for index, (first, length) in enumerate(gaps):
+        if length >= slots:
+            gaps[index] = (first + slots, length - slots)
+            return first
+    return None
 
 
 def _pool(configuration: Configuration, name: str, endpoint_ids: Mapping[EndpointKey, int]) -> Pool:
@@ -247,7 +275,7 @@ def diff(have: Entries, want: Entries) -> list[Step]:
         *_deletes("addresses", have.addresses, want.addresses),
         *_deletes("pools", have.pools, want.pools),
     ]
-    gone = set(have.endpoints) - set(want.endpoints)
+    gone = set(have.endpoints) - set(want.endpoints)  # their slots may be others' as of the next plan
     closed = [
         Step(Action.SET, "endpoints", number, replace(have.endpoints[number], ceiling=0)) for number in sorted(gone)
     ]
@@ -260,6 +288,7 @@ def diff(have: Entries, want: Entries) -> list[Step]:
     return [
         *steps,
         *_deletes("endpoints", have.endpoints, want.endpoints),
+        *([Step(Action.WAIT, "pools", 0)] if gone else []),
         *_deletes("next_hops", have.next_hops, want.next_hops),
         *_deletes("links", have.links, want.links),
     ]

@@ -42,18 +42,22 @@ def probes(connection: Any, slot: int, endpoint: Endpoint, next_hop: NextHop) ->
     client, member = connection.client.to_bytes(4, "little"), endpoint.key.address.packed
     vip = connection.vip.to_bytes(4, "little")
     ports = connection.vip_port.to_bytes(2, "little") + connection.client_port.to_bytes(2, "little")
-    link = bytes(connection.client_mac) + bytes(connection.gateway_mac)
+    link = bytes(connection.client_mac) + bytes(connection.gateway_mac) + _tag(connection.client_vlan)
     yield Probe(
         connection.client_interface,
         _frame(link, vip, client, ports, connection.member_sequence - _FAR, connection.client_sequence),
     )
     snat, port = endpoint.snat[slot % len(endpoint.snat)], FIRST_SNAT_PORT + slot // len(endpoint.snat)
     ports = struct.pack("!2H", port, endpoint.key.port)
-    link = next_hop.destination + next_hop.source
+    link = next_hop.destination + next_hop.source + _tag(next_hop.vlan)
     yield Probe(
         next_hop.interface,
         _frame(link, snat.packed, member, ports, connection.client_sequence - _FAR, connection.member_sequence),
     )
+
+
+def _tag(vlan: int) -> bytes:
+    return struct.pack("!HH", 0x8100, vlan) if vlan else b""
 
 
 def _frame(link: bytes, source: bytes, destination: bytes, ports: bytes, sequence: int, acknowledgement: int) -> bytes:

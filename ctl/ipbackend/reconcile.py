@@ -46,7 +46,7 @@ class Reconciler:
         """What the maps should hold as things are now; raises where that cannot be, and changes nothing."""
         links = self._links(configuration)
         mtus = {links[name].index: links[name].mtu for name in configuration.gateway.interfaces}
-        return plan(configuration, self._ways(configuration, links), mtus, self.entries)
+        return plan(configuration, self._ways(configuration, links), mtus, self.entries, self._tables.slots)
 
     def apply(self, configuration: Configuration) -> None:
         """Bring everything up to date. What is refused is refused before anything changes."""

@@ -10,7 +10,10 @@ PORTS_PER_SNAT = 32_768  # source ports taken of one SNAT address
 FIRST_SNAT_PORT = 32_768  # the lowest of them
 SNAT_COUNTS = (1, 2, 4)  # powers of two: slot arithmetic is shifts and masks
 
+FIRST_SLOT = 64  # of all: slot 0 is no one's, and a table begins on a cache line of its ring
+SLOTS_STEP = 64  # tables are whole multiples of it
 _SLOTS_MIN = 128
+_SLOTS_SPARE = 512 * _SLOTS_MIN  # beside the share of each connection: for members with few
 _HALF_OPEN_MIN = 64
 _BUCKET_ENTRIES = 8
 _SPARSENESS = 4  # entries of the flow index for each connection: a full bucket stays unlikely
@@ -58,15 +61,22 @@ def addresses_required(gateways: int, load_balancers: int, max_connections: int,
 def slots_for(ceiling: int, snat_count: int) -> int:
     """Slots of the table of an endpoint that holds `ceiling` connections from `snat_count` SNAT addresses.
 
-    A power of two, at least 1.3 times the ceiling so that ports rest before they are used again, and at least
-    128; never more than `snat_count` × 32,768. Raises ConfigurationError if they do not carry the ceiling.
+    As many for each connection as an address has ports for its 25,000, so that 24 % of them rest; at least 128.
+    Raises ConfigurationError if the addresses do not carry the ceiling.
     """
     needed = snat_addresses_for(ceiling)
     if snat_count not in SNAT_COUNTS or snat_count < needed:
         raise ConfigurationError(f"snat_addresses: {snat_count} cannot carry {ceiling} connections (take {needed})")
-    # 1.3 × 25,000 fits 32,768, and so does every power of two of both: no upper bound to apply.
-    with_rest = (ceiling * 13 + 9) // 10
-    return max(_SLOTS_MIN, 1 << (with_rest - 1).bit_length())
+    return max(_SLOTS_MIN, _slots(ceiling))
+
+
+def gateway_slots(connections: int) -> int:
+    """Slots of all endpoints together of a gateway for so many `connections`, and those before the first one."""
+    return FIRST_SLOT + _slots(connections) + _SLOTS_SPARE
+
+
+def _slots(connections: int) -> int:
+    return -(-connections * PORTS_PER_SNAT // CEILING_PER_SNAT // SLOTS_STEP) * SLOTS_STEP
 
 
 def half_open_limit(ceiling: int, percent: int) -> int:

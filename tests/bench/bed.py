@@ -12,6 +12,7 @@ import numpy as np
 from bcc import BPF  # noqa: TID251 - programs beside the data plane, not a part of it
 
 from ipbackend.abi import SweepMode, Verdict
+from ipbackend.datapath.loader import load
 from tests.bench import frames
 from tests.bench.driver import Driver, Placed, array_of, compiled
 from tests.bench.frames import ACK, SYN, TCP, UDP, Row
@@ -41,10 +42,14 @@ members = [{", ".join(f"{{ {member} }}" for member in members)}]
 
 
 def configured(dataplane: Dataplane, *listeners: str) -> None:
-    """These listeners, reached and answered by one interface, and handshakes up to the ceilings."""
+    """These listeners and no other, reached and answered by one interface, and handshakes up to the ceilings.
+
+    The members and connections of an earlier configuration end.
+    """
     dataplane.member_interface = cast.CLIENT_INTERFACE
     networks = cast.NETWORKS.replace("[gateway]", "[gateway]\nmax_connections = 16000000")
-    dataplane.configure(cast.all_half_open(networks) + "".join(listeners))
+    for some in ((), listeners):
+        dataplane.configure(cast.all_half_open(networks) + "".join(some))
 
 
 def clients(count: int, protocol: int, seed: int) -> Row:
@@ -78,13 +83,17 @@ def changed(shots: Row, **fields: object) -> Row:
 
 
 @contextmanager
-def counted(dataplane: Dataplane, **expected: int) -> Iterator[None]:
+def counted(dataplane: Dataplane, expected: dict[Verdict, int]) -> Iterator[None]:
     """Every packet meanwhile must end as said, or the figures would be of something else."""
     before = dataplane.verdicts()
     yield
     have = dataplane.verdicts() - before
-    if have != Counter({Verdict[name]: count for name, count in expected.items() if count}):
-        raise AssertionError(f"packets ended as { {v.name: n for v, n in have.items()} } instead of {expected}")
+    if have != Counter(expected):
+        raise AssertionError(f"packets ended as {_named(have)} instead of {_named(expected)}")
+
+
+def _named(counts: dict[Verdict, int]) -> dict[str, int]:
+    return {verdict.name: count for verdict, count in counts.items()}
 
 
 @dataclass(frozen=True)
@@ -101,62 +110,64 @@ class Flows:
         return Flows(np.concatenate([self.requests, other.requests]), np.concatenate([self.replies, other.replies]))
 
 
-def opened(dataplane: Dataplane, requests: Row) -> Flows:
+def opened(dataplane: Dataplane, driver: Driver, requests: Row) -> Flows:
     """A connection for each of these requests, after its handshake."""
-    driver = Driver(len(requests), len(requests))
-    driver.aim(dataplane.program.entry)
-    number = len(requests)
+    number, entry = len(requests), dataplane.program.entry
+    if not number:
+        return Flows(requests, requests)
     tcp = requests["protocol"][0] == TCP
-    placed = driver.place(changed(requests, flags=SYN, sequence=requests["sequence"] - 1) if tcp else requests)
-    with counted(dataplane, FORWARD_OPENED=number):
-        left = driver.observe(placed)
-    replies = frames.turned(left, sequence=requests["sequence"], flags=ACK if tcp else 0)
-    if tcp:
-        driver.replace(placed, changed(replies, flags=SYN | ACK))
-        with counted(dataplane, FORWARD_REPLY=number):
-            driver.observe(placed)
-        driver.replace(placed, requests)
-        with counted(dataplane, FORWARD_REQUEST=number):
-            driver.observe(placed)
-    driver.close()
+    with driver.borrowed():
+        placed = driver.place(changed(requests, flags=SYN, sequence=requests["sequence"] - 1) if tcp else requests)
+        with counted(dataplane, {Verdict.FORWARD_OPENED: number}):
+            left = driver.observe(entry, placed)
+        replies = frames.turned(left, sequence=requests["sequence"], flags=ACK if tcp else 0)
+        if tcp:
+            driver.replace(placed, changed(replies, flags=SYN | ACK))
+            with counted(dataplane, {Verdict.FORWARD_REPLY: number}):
+                driver.observe(entry, placed)
+            driver.replace(placed, requests)
+            with counted(dataplane, {Verdict.FORWARD_REQUEST: number}):
+                driver.observe(entry, placed)
     return Flows(requests, replies)
 
 
-def closed(dataplane: Dataplane, protocol: str) -> None:
-    """All connections of this protocol ended, unmeasured."""
+def fill(dataplane: Dataplane, driver: Driver, syns: Row) -> None:
+    """Connections that stay, their handshakes under way."""
+    with driver.borrowed(), counted(dataplane, {Verdict.FORWARD_OPENED: len(syns)}):
+        driver.observe(dataplane.program.entry, driver.place(syns))
+
+
+def ended(dataplane: Dataplane, *protocols: str) -> None:
+    """All connections of these protocols, unmeasured."""
     for number, endpoint in dataplane.entries.endpoints.items():
-        if endpoint.key.protocol == protocol:
+        if endpoint.key.protocol in protocols:
             dataplane.tables.sweep(number, SweepMode.ENDPOINT)
 
 
-class Yardsticks:
-    """The programs of yardsticks.c over the flows whose requests these are, as they leave the data plane."""
-
-    def __init__(self, flows: Flows) -> None:
-        self._bpf = compiled("yardsticks.c", FLOWS=len(flows))
-        names = ("empty", "array_nat", "reference_nat")
-        self.programs = {name: self._bpf.load_func(name.encode(), BPF.XDP).fd for name in names}
-        table = array_of(self._bpf[b"by_index"].map_fd, _TRANSLATION, len(flows))
+@contextmanager
+def yardsticks(driver: Driver, flows: Flows | None = None) -> Iterator[dict[str, int]]:
+    """The programs of yardsticks.c, over the flows whose requests these are, as they leave the data plane."""
+    number = len(flows) if flows else 1
+    bpf = compiled("yardsticks.c", FLOWS=number)
+    programs = {name: load(bpf, name, BPF.XDP) for name in ("empty", "array_nat", "reference_nat", "fill")}
+    if flows:
+        table = array_of(bpf[b"by_index"].map_fd, _TRANSLATION, number)
         at = flows.requests["sequence"] - 1
         for name, there in (("saddr", "daddr"), ("daddr", "saddr"), ("sport", "dport"), ("dport", "sport")):
             table[name][at] = flows.replies[there]
         table["macs"] = bytes.fromhex("021100000001021100000002")
-        driver = Driver(len(flows), 1)
-        driver.aim(self._bpf.load_func(b"fill", BPF.XDP).fd)
-        driver.send(driver.place(flows.requests), len(flows))
-        driver.close()
-
-    def close(self) -> None:
-        self._bpf.cleanup()
+        with driver.borrowed():
+            driver.observe(programs["fill"], driver.place(flows.requests))
+    with driver.borrowed():
+        yield programs
+    bpf.cleanup()
 
 
-def check_rewritten(driver: Driver, placed: Placed, sent: Row, expected: Row) -> None:
+def check_rewritten(driver: Driver, program: int, placed: Placed, expected: Row) -> None:
     """Each frame of the row must leave as expected, one hop older; checksums are computed anew."""
-    left = driver.observe(placed)
+    left = driver.observe(program, placed)
     expected = changed(expected, ttl=frames.TTL - 1)
     wrong = np.flatnonzero(left != expected)
     if len(wrong):
         at = wrong[0]
-        raise AssertionError(
-            f"{len(wrong)} of {len(sent)} frames leave wrong: {sent[at]} as {left[at]}, not {expected[at]}"
-        )
+        raise AssertionError(f"{len(wrong)} of {len(left)} frames leave wrong: {left[at]} instead of {expected[at]}")

@@ -8,6 +8,9 @@
 #include <uapi/linux/udp.h>
 
 #define MAX_CPUS 64
+#define MAX_VISITS 32
+#define MAX_LAPS 16384
+#define MAX_TARGETS 4
 #define HEADER 20		/* of IP; a TCP header is as long, and so is a datagram of UDP here */
 #define MMAPABLE 1024
 
@@ -27,29 +30,39 @@ struct shot {
 };
 
 /*
- * One CPU's way through its shots: `batch` of them are sent and measured, then, where there is an undo row, as
- * many of that row are sent unmeasured, and so on. The clock is read between batches only.
+ * `laps` times a lap of a row goes to a target and is measured; where there is an undo row, the same lap of that
+ * follows each time, unmeasured.
  */
-struct orders {
+struct visit {
 	u32 first;
 	u32 undo_first;
-	u32 span;		/* of either row; after the last comes the first */
-	u32 batch;
+	u32 span;		/* of either row; after the last shot comes the first */
+	u32 start;		/* the first lap's first shot, from the row's first on */
+	u32 lap;		/* packets */
+	u32 laps;
+	u32 target;
 	u32 has_undo;
-	u32 next;		/* of the row */
-	u32 undo_next;
-	u32 left;		/* of this batch */
-	u32 undoing;
-	u32 pad;
-	u64 started;		/* ns; 0 while nothing is measured */
-	u64 spent;		/* ns */
-	u64 reserved;
 };
 
+/* One CPU's way through its visits, round and round. The clock is read between laps only. */
+struct orders {
+	struct visit visit;	/* as it is now: `start` is the next shot, `laps` are those that follow this one */
+	u32 undo_start;
+	u32 visits;
+	u32 next;		/* visit */
+	u32 undoing;
+	u32 left;		/* of this lap */
+	u32 timed;		/* laps so far */
+	u64 started;		/* ns; 0 while nothing is measured */
+	u64 pad;		/* up to a cache line */
+};
+
+BPF_F_TABLE("array", u32, struct visit, visits, MAX_CPUS * MAX_VISITS, MMAPABLE);
 BPF_F_TABLE("array", u32, struct orders, orders, MAX_CPUS, MMAPABLE);
+BPF_F_TABLE("array", u32, u64, lap_times, MAX_CPUS * MAX_LAPS, MMAPABLE);	/* ns */
 BPF_F_TABLE("array", u32, struct shot, shots, SHOTS, MMAPABLE);
 BPF_F_TABLE("array", u32, struct shot, seen, SEEN, MMAPABLE);
-BPF_PROG_ARRAY(targets, 1);
+BPF_PROG_ARRAY(targets, MAX_TARGETS);
 
 struct frame {
 	struct ethhdr *eth;
@@ -69,15 +82,34 @@ static __always_inline bool find(struct xdp_md *ctx, struct frame *frame)
 	return frame->transport + HEADER <= (void *)(long)ctx->data_end;
 }
 
-static __always_inline void turn(struct orders *order)
+/* Between two laps. */
+static __always_inline void turn(struct orders *order, u32 cpu)
 {
-	u64 now = bpf_ktime_get_ns();
+	u64 now = bpf_ktime_get_ns(), *time;
+	struct visit *visit;
+	u32 number;
 
-	if (order->started)
-		order->spent += now - order->started;
-	order->undoing = order->has_undo && !order->undoing;
+	if (order->started) {
+		number = cpu * MAX_LAPS + order->timed++;
+		time = lap_times.lookup(&number);
+		if (time)
+			*time = now - order->started;
+		order->undoing = order->visit.has_undo;
+	} else {
+		order->undoing = 0;
+	}
+	if (!order->undoing && !order->visit.laps--) {
+		number = cpu * MAX_VISITS + order->next;
+		order->next = order->next + 1 < order->visits ? order->next + 1 : 0;
+		visit = visits.lookup(&number);
+		if (visit) {
+			order->visit = *visit;
+			order->visit.laps--;
+			order->undo_start = visit->start;
+		}
+	}
 	order->started = order->undoing ? 0 : now;
-	order->left = order->batch;
+	order->left = order->visit.lap;
 }
 
 static __always_inline u32 advance(u32 *next, u32 span)
@@ -88,18 +120,32 @@ static __always_inline u32 advance(u32 *next, u32 span)
 	return current;
 }
 
-static __always_inline struct shot *next_shot(struct orders *order)
+static __always_inline struct shot *next_shot(struct orders *order, u32 cpu)
 {
 	u32 index;
 
 	if (!order->left)
-		turn(order);
+		turn(order, cpu);
 	order->left--;
 	if (order->undoing)
-		index = order->undo_first + advance(&order->undo_next, order->span);
+		index = order->visit.undo_first + advance(&order->undo_start, order->visit.span);
 	else
-		index = order->first + advance(&order->next, order->span);
+		index = order->visit.first + advance(&order->visit.start, order->visit.span);
 	return shots.lookup(&index);
+}
+
+/* By constants, which become direct jumps. */
+static __always_inline int hand_on(struct xdp_md *ctx, u32 target)
+{
+	if (target == 0)
+		targets.call(ctx, 0);
+	else if (target == 1)
+		targets.call(ctx, 1);
+	else if (target == 2)
+		targets.call(ctx, 2);
+	else
+		targets.call(ctx, 3);
+	return XDP_ABORTED;
 }
 
 /* Written whole: the frame comes back as the target left it. */
@@ -152,12 +198,11 @@ int drive(struct xdp_md *ctx)
 
 	if (!order || !find(ctx, &frame))
 		return XDP_ABORTED;
-	shot = next_shot(order);
+	shot = next_shot(order, cpu);
 	if (!shot)
 		return XDP_ABORTED;
 	write(&frame, shot);
-	targets.call(ctx, 0);
-	return XDP_ABORTED;
+	return hand_on(ctx, order->visit.target);
 }
 
 /* What the target has left of the frame before. */
@@ -191,17 +236,16 @@ int observe(struct xdp_md *ctx)
 
 	if (!order || !find(ctx, &frame))
 		return XDP_ABORTED;
-	before = order->next - 1;
+	before = order->visit.start - 1;
 	left = seen.lookup(&before);
 	if (left)
 		read(&frame, left);
-	if (order->next == order->span)
+	if (order->visit.start == order->visit.span)
 		return XDP_ABORTED;
-	before = order->first + order->next++;
+	before = order->visit.first + order->visit.start++;
 	shot = shots.lookup(&before);
 	if (!shot)
 		return XDP_ABORTED;
 	write(&frame, shot);
-	targets.call(ctx, 0);
-	return XDP_ABORTED;
+	return hand_on(ctx, order->visit.target);
 }

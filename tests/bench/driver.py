@@ -1,12 +1,15 @@
-"""Rows of frames sent through a target inside the kernel, and the time that they took. It knows no target."""
+"""Rows of frames sent through targets inside the kernel, and the time that they took. It knows no target."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -14,17 +17,19 @@ from bcc import BPF  # noqa: TID251 - a program beside the data plane, not a par
 
 from ipbackend.datapath import syscall
 from ipbackend.datapath.headers import make_header_tree
+from ipbackend.datapath.loader import load
 from tests.bench.frames import SHOT, Row
 
 HERE = Path(__file__).parent
 FRAME = 54  # bytes
-_ORDERS = np.dtype(
-    [
-        *[(name, "u4") for name in ("first", "undo_first", "span", "batch", "has_undo")],
-        *[(name, "u4") for name in ("next", "undo_next", "left", "undoing", "pad")],
-        *[(name, "u8") for name in ("started", "spent", "reserved")],
-    ]
-)  # struct orders of driver.c
+MAX_CPUS, MAX_VISITS, MAX_LAPS, MAX_TARGETS = 64, 32, 16384, 4  # of driver.c, as the structs
+_VISIT = [(name, "u4") for name in ("first", "undo_first", "span", "start", "lap", "laps", "target", "has_undo")]
+_ORDERS = [
+    *_VISIT,
+    *[(name, "u4") for name in ("undo_start", "visits", "next", "undoing", "left", "timed")],
+    ("started", "u8"),
+    ("pad", "u8"),
+]
 
 
 def compiled(name: str, **constants: int) -> BPF:
@@ -40,9 +45,10 @@ def compiled(name: str, **constants: int) -> BPF:
             del os.environ["BCC_KERNEL_SOURCE"]
 
 
-def array_of(fd: int, dtype: np.dtype[Any], entries: int) -> np.ndarray[Any, Any]:
+def array_of(fd: int, dtype: Any, entries: int) -> np.ndarray[Any, Any]:
     """An mmapable array map as numpy sees it, shared with the kernel; each value a multiple of 8 bytes."""
-    return np.frombuffer(syscall.map_memory(fd, dtype.itemsize * entries), dtype, entries)
+    kind = np.dtype(dtype)
+    return np.frombuffer(syscall.map_memory(fd, kind.itemsize * entries), kind, entries)
 
 
 @dataclass(frozen=True)
@@ -54,77 +60,114 @@ class Placed:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """`packets` measured ones took so many ns of wall time; the whole call took `cpu` ns of its thread's time."""
+class Visit:
+    """`laps` times `lap` packets of the row for a program, from shot `start` on; `undo` is a row as long."""
 
-    packets: int
-    spent: int
-    cpu: int
-    duration: int
-    sent: int
+    program: int
+    row: Placed
+    lap: int
+    laps: int
+    undo: Placed | None = None
+    start: int = 0
 
     @property
-    def each(self) -> float:
-        """Ns for each measured packet."""
-        return self.spent / self.packets
+    def packets(self) -> int:
+        """That are measured."""
+        return self.lap * self.laps
+
+    @property
+    def sent(self) -> int:
+        """With those that undo them."""
+        return self.packets * (2 if self.undo else 1)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What came of visits: ns of one packet for each, in its median lap, and ns of the thread's time in all."""
+
+    each: list[float]
+    cpu: int
 
 
 class Driver:
-    """Room for `shots` frames in rows."""
+    """Room for `shots` frames in rows, and for `seen` that are observed."""
 
     def __init__(self, shots: int, seen: int) -> None:
         self._bpf = compiled("driver.c", SHOTS=shots, SEEN=seen)
-        self._drive = self._bpf.load_func(b"drive", BPF.XDP).fd
-        self._observe = self._bpf.load_func(b"observe", BPF.XDP).fd
-        self._shots = array_of(self._bpf[b"shots"].map_fd, SHOT, shots)
-        self._seen = array_of(self._bpf[b"seen"].map_fd, SHOT, seen)
-        self._orders = array_of(self._bpf[b"orders"].map_fd, _ORDERS, 64)
+        self._drive = load(self._bpf, "drive", BPF.XDP)
+        self._observe = load(self._bpf, "observe", BPF.XDP)
+        self._shots = self._array("shots", SHOT, shots)
+        self._seen = self._array("seen", SHOT, seen)
+        self._orders = self._array("orders", _ORDERS, MAX_CPUS)
+        self._visits = self._array("visits", _VISIT, MAX_CPUS * MAX_VISITS)
+        self._lap_times = self._array("lap_times", "u8", MAX_CPUS * MAX_LAPS)
+        self._targets: dict[int, int] = {}
         self._used = 0
+
+    def _array(self, name: str, dtype: Any, entries: int) -> np.ndarray[Any, Any]:
+        return array_of(self._bpf[name.encode()].map_fd, dtype, entries)
 
     def place(self, shots: Row) -> Placed:
         """A row of its own for these."""
         placed = Placed(self._used, len(shots))
-        self._shots[placed.first : placed.first + placed.span] = shots
+        assert placed.first + placed.span <= len(self._shots)
         self._used += placed.span
+        self.replace(placed, shots)
         return placed
 
     def replace(self, placed: Placed, shots: Row) -> None:
         """Other frames in the same row."""
         self._shots[placed.first : placed.first + placed.span] = shots
 
-    def aim(self, target: int) -> None:
-        """All that is sent from now on goes to this program."""
-        syscall.update(self._bpf[b"targets"].map_fd, bytes(4), target.to_bytes(4, "little"))
+    @contextmanager
+    def borrowed(self) -> Iterator[None]:
+        """Rows placed meanwhile are given up at the end; programs may be closed then, and their numbers be others'."""
+        used = self._used
+        yield
+        self._used, self._targets = used, {}
 
-    def send(self, placed: Placed, batch: int, start: int = 0) -> Sample:
-        """A batch of the row, measured, from its shot number `start` on; and one packet more, not measured."""
-        self._order(placed, batch=batch, next=start)
-        return self._run(batch, batch + 1)
+    def send(self, visits: Sequence[Visit]) -> Sent:
+        """All visits one after the other, on this thread's one CPU.
 
-    def send_and_undo(self, placed: Placed, undo: Placed, batch: int, times: int, start: int = 0) -> Sample:
-        """So many times a batch of the row, measured, and then the same batch of the row that undoes it."""
-        self._order(placed, batch=batch, next=start, undo_next=start, undo_first=undo.first, has_undo=1, undoing=1)
-        return self._run(batch * times, batch * times * 2)
-
-    def observe(self, placed: Placed) -> Row:
-        """The row sent once, and each frame as it left."""
-        self._order(placed)
-        syscall.run(self._observe, bytes(FRAME), placed.span + 1)
-        return self._seen[: placed.span].copy()
-
-    def _order(self, placed: Placed, **values: int) -> None:
-        order = self._orders[os.sched_getaffinity(0).copy().pop() :][:1]
-        order[:] = 0
-        order["first"], order["span"] = placed.first, placed.span
-        for name, value in values.items():
-            order[name] = value
-
-    def _run(self, measured: int, sent: int) -> Sample:
-        cpu = os.sched_getaffinity(0).pop()
+        Each series of runs has the kernel patch its own code first, which takes 20 ms: so one series does it all.
+        If no undoing ends the last lap, one packet more as the first visit's does.
+        """
+        (cpu,) = os.sched_getaffinity(0)
+        self._aim({visit.program for visit in visits})
+        for number, visit in enumerate(visits, cpu * MAX_VISITS):
+            self._visits[number] = self._written(visit)
+        self._orders[cpu] = 0
+        self._orders[cpu]["visits"] = len(visits)
         began = time.thread_time_ns()
-        _, _, duration = syscall.run(self._drive, bytes(FRAME), sent)
+        syscall.run(self._drive, bytes(FRAME), sum(visit.sent for visit in visits) + (not visits[-1].undo))
         spent = time.thread_time_ns() - began
-        return Sample(measured, int(self._orders[cpu]["spent"]), spent, duration, sent)
+        times = iter(self._lap_times[cpu * MAX_LAPS :][:MAX_LAPS].tolist())
+        return Sent([median(next(times) for _ in range(visit.laps)) / visit.lap for visit in visits], spent)
+
+    def observe(self, program: int, row: Placed) -> Row:
+        """The row sent once, unmeasured, and each frame as it left."""
+        (cpu,) = os.sched_getaffinity(0)
+        self._aim({program})
+        self._orders[cpu] = 0
+        for name, value in zip(self._orders.dtype.names, self._written(Visit(program, row, 0, 0)), strict=False):
+            self._orders[cpu][name] = value
+        syscall.run(self._observe, bytes(FRAME), row.span + 1)
+        return self._seen[: row.span].copy()
+
+    def _written(self, visit: Visit) -> tuple[int, ...]:
+        undo = visit.undo.first if visit.undo else 0
+        target = self._targets[visit.program]
+        return visit.row.first, undo, visit.row.span, visit.start, visit.lap, visit.laps, target, bool(visit.undo)
+
+    def _aim(self, programs: set[int]) -> None:
+        """Have the targets be these programs, unless they are among them already."""
+        if programs <= self._targets.keys():
+            return
+        assert len(programs) <= MAX_TARGETS
+        self._targets = {program: number for number, program in enumerate(sorted(programs))}
+        for program, number in self._targets.items():
+            syscall.update(self._bpf[b"targets"].map_fd, number.to_bytes(4, "little"), program.to_bytes(4, "little"))
 
     def close(self) -> None:
+        """Let go of the kernel's memory."""
         self._bpf.cleanup()

@@ -43,9 +43,8 @@ def make_impatient(maps: Maps) -> None:
     Their last packet cannot be dated back instead: that is the sweep's to write as well, and a date that comes
     just behind it has the end itself forgotten, before the daemon has told anyone.
     """
-    for endpoint in maps["endpoints_by_addr"].values():
-        connections = maps["conntrack"].inner(endpoint)
-        assert connections is not None
+    for _, endpoint in maps.directory("endpoints_by_addr").entries():
+        connections = maps.of_endpoint("conntrack", endpoint)
         for slot, phase in enumerate(bytes(connections.column("state"))):
             if phase == Phase.ESTABLISHED:
                 connections[slot].idle_timeout = 1

@@ -106,16 +106,15 @@ class Dataplane:
             )
             for hop in hops(configuration)
         }
-        want = plan(configuration, ways, dict(self.links), self.entries)
+        want = plan(configuration, ways, dict(self.links), self.entries, self.tables.slots)
         self.tables.apply(diff(self.entries, want))
         self.entries = want
 
     def start_anew(self) -> None:
         """Endpoints, all of whose slots are free, as if just made: queues in order, counters at 0."""
         for number, endpoint in self.entries.endpoints.items():
-            ring = self.maps["free_slots"].inner(number)
-            assert ring is not None
-            ring.bytes[:] = struct.pack(f"{endpoint.slots}Q", *range(1, endpoint.slots + 1))
+            ring = self.maps.of_endpoint("free_slots", number)
+            ring.bytes[:] = struct.pack(f"{endpoint.slots}Q", *range(endpoint.first, endpoint.first + endpoint.slots))
             load = self.maps["load"].memory()[number]
             load.head, load.tail = 0, endpoint.slots
             self._zero("endpoint_counts", number)
@@ -169,8 +168,7 @@ class Dataplane:
     def connection(self, flow: Flow) -> Any:
         """Live: the conntrack entry that carries the flow."""
         protocol = "TCP" if flow.kind is TCP else "UDP"
-        memory = self.maps["conntrack"].inner(self.endpoint(flow.member, flow.member_port, protocol))
-        assert memory is not None
+        memory = self.maps.of_endpoint("conntrack", self.endpoint(flow.member, flow.member_port, protocol))
         return memory[self.slot(flow)]
 
     def phase(self, flow: Flow) -> Phase:
@@ -178,9 +176,7 @@ class Dataplane:
 
     def phases(self, endpoint: int) -> bytes:
         """Of all slots of the endpoint."""
-        memory = self.maps["conntrack"].inner(endpoint)
-        assert memory is not None
-        return bytes(memory.column("state"))
+        return bytes(self.maps.of_endpoint("conntrack", endpoint).column("state"))
 
     def sweep(self, mode: SweepMode = SweepMode.EXPIRED) -> tuple[int, int]:
         """All endpoints in use: how many connections ended, how many slots were rested."""
@@ -202,6 +198,7 @@ def load(connections: int) -> Iterator[Dataplane]:
         secret = Random(1)
         settings.hash_key = tuple(secret.getrandbits(64) for _ in range(5))
         settings.snat_shift = 2
+        program.set_clock(maps)
         program.join(maps)
         yield Dataplane(program, maps)
     program.close()
@@ -210,7 +207,7 @@ def load(connections: int) -> Iterator[Dataplane]:
 @pytest.fixture(scope="session")
 def loaded(own_run: None) -> Iterator[Dataplane]:
     """Once for all tests."""
-    with load(200_000) as dataplane:
+    with load(900_000) as dataplane:
         yield dataplane
 
 

@@ -381,7 +381,7 @@ def test_what_is_remembered_grows_old(dataplane):
     first, later = pieces(flow.request(ip={"id": 77}) / bytes(2000))
     left = dataplane.run(first).packet
     ((key, value),) = dataplane.maps["fragments"].items()
-    value.seen = (value.seen - 225) & 0xFFFF_FFFF
+    value.seen = (value.seen - dataplane.maps.clock.ticks(30) - 2) & 0xFFFF_FFFF
     dataplane.maps["fragments"].set(key, value)
 
     assert dataplane.run(later).verdict is Verdict.DROP_FRAGMENT

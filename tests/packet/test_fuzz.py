@@ -105,7 +105,7 @@ class Judge:
     def __init__(self, dataplane: Dataplane) -> None:
         self.dataplane = dataplane
         self.connections = {
-            key: (dataplane.maps["conntrack"].inner(dataplane.endpoint(member, key[1], kind)))
+            key: dataplane.maps.of_endpoint("conntrack", dataplane.endpoint(member, key[1], kind))
             for key, (kind, member) in MEMBERS.items()
         }
 

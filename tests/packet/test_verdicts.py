@@ -35,7 +35,7 @@ def replaced(memory: memoryview, content: bytes) -> Iterator[None]:
 
 def test_no_free_slot(dataplane):
     """Admission comes first, so what it took must be given back."""
-    ring = dataplane.maps["free_slots"].inner(dataplane.endpoint()).bytes
+    ring = dataplane.maps.of_endpoint("free_slots", dataplane.endpoint()).bytes
     with replaced(ring, bytes(len(ring))):
         result = dataplane.run(SYN)
     dataplane.load().head = 0  # the search has moved it past what is there again now

@@ -45,12 +45,13 @@ def test_an_enum_is_the_same_on_both_sides(mirror: type[IntEnum], name: str, pre
 def test_constants_are_the_same_on_both_sides() -> None:
     assert CONSTANTS["TICK_SHIFT"] == abi.TICK_SHIFT
     assert CONSTANTS["SWEEP_SLICE"] == abi.SWEEP_SLICE
-    assert CONSTANTS["MAX_SLOTS"] == 1 << abi.SLOT_BITS
-    assert CONSTANTS["MAX_ENDPOINTS"] == 1 << (32 - abi.SLOT_BITS)
+    for name in ("NUMBERS", "ROLE_SHIFT", "DIRECTORY_STEPS"):
+        assert CONSTANTS[name] == getattr(abi, name)
+    assert f"{abi.DIRECTORY_FACTOR:#x}ULL" in HEADER
     assert CONSTANTS["MAX_MEMBERS"] == model.MEMBERS_MAX
     assert CONSTANTS["MAX_SNAT_ADDRESSES"] == max(sizing.SNAT_COUNTS)
     assert CONSTANTS["FIRST_SNAT_PORT"] == sizing.FIRST_SNAT_PORT
-    assert CONSTANTS["BUCKET_ENTRIES"] == sizing._BUCKET_ENTRIES
+    assert CONSTANTS["BUCKET_ENTRIES"] == sizing._BUCKET_ENTRIES == abi.BUCKET_ENTRIES
 
 
 def test_the_largest_table_holds_every_port() -> None:

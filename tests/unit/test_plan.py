@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields
 from ipaddress import IPv4Address
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -15,6 +16,7 @@ from ipbackend.config import parse
 from ipbackend.errors import ConfigurationError
 from ipbackend.model import Configuration, EndpointKey, Protocol
 from ipbackend.plan import Action, Address, Entries, HopKey, ListenerKey, NextHop, Step, diff, hop_of, hops, plan
+from ipbackend.sizing import gateway_slots
 
 INTERFACES = {"eth0": 1, "eth1": 2}
 VIPS = ("10.0.0.100", "10.0.0.110", "10.0.0.120")
@@ -48,15 +50,21 @@ def member(address: str, **more: int) -> str:
     return ", ".join([f'address = "{address}"', "port = 80", *(f"{key} = {value}" for key, value in more.items())])
 
 
+SLOTS = gateway_slots(1_000_000)
+
+
 def planned(wanted: Configuration, have: Entries | None = None, unresolved: tuple[str, ...] = ()) -> Entries:
-    """With next hops as netlink would tell them."""
-    ways = {
+    return plan(wanted, ways_to(wanted, unresolved), {1: 1500}, have or Entries(), SLOTS)
+
+
+def ways_to(wanted: Configuration, unresolved: tuple[str, ...] = ()) -> dict[HopKey, NextHop]:
+    """Next hops as netlink would tell them."""
+    return {
         hop: NextHop(
             INTERFACES[hop.interface], hop.address, bytes(6), bytes(6), 1500, str(hop.address) not in unresolved
         )
         for hop in hops(wanted)
     }
-    return plan(wanted, ways, {1: 1500}, have or Entries())
 
 
 SMALL = configuration(
@@ -202,15 +210,40 @@ def test_two_listeners_that_part_get_pools_of_their_own() -> None:
     assert set(have.pools) < set(want.pools)
 
 
+def test_tables_lie_side_by_side_and_what_goes_leaves_room_for_what_comes() -> None:
+    def with_members(*ceilings: int, first: int = 11) -> Configuration:
+        members = [member(f"10.0.0.{first + index}", max_connections=one) for index, one in enumerate(ceilings)]
+        return configuration({"web": members}, {"web": (0, 80, "web")})
+
+    def places(entries: Entries) -> list[tuple[int, int]]:
+        return sorted((one.first, one.first + one.slots) for one in entries.endpoints.values())
+
+    first = planned(with_members(50, 500, 50))
+    assert places(first)[0][0] == 64
+    assert all(end <= start for (_, end), (start, _) in pairwise(places(first)))
+    fewer = planned(with_members(500, first=12), first)
+    (kept,) = fewer.endpoints.values()
+    assert (kept.first, kept.slots) == (64 + 128, 704)
+    more = planned(with_members(500, 50, 50, 50, first=12), fewer)
+    assert places(more) == [(64, 192), (192, 896), (896, 1024), (1024, 1152)]
+
+
+def test_a_table_for_which_there_is_no_room_is_refused() -> None:
+    wanted = configuration({"web": [member("10.0.0.11"), member("10.0.0.12")]}, {"web": (0, 80, "web")})
+
+    with pytest.raises(ConfigurationError, match=r"10\.0\.0\.12:80/TCP: there is no room left .*131072 slots \(raise"):
+        plan(wanted, ways_to(wanted), {1: 1500}, Entries(), 64 + 2 * 131_072 - 1)
+
+
 def test_a_ceiling_beyond_its_table_is_refused() -> None:
     """Tables are made once; the message says which, why, and what to do."""
     small = configuration({"web": [member("10.0.0.11", max_connections=50)]}, {"web": (0, 80, "web")})
     have = planned(small)
-    within = configuration({"web": [member("10.0.0.11", max_connections=98)]}, {"web": (0, 80, "web")})
-    beyond = configuration({"web": [member("10.0.0.11", max_connections=99)]}, {"web": (0, 80, "web")})
+    within = configuration({"web": [member("10.0.0.11", max_connections=97)]}, {"web": (0, 80, "web")})
+    beyond = configuration({"web": [member("10.0.0.11", max_connections=98)]}, {"web": (0, 80, "web")})
 
-    assert next(iter(planned(within, have).endpoints.values())).ceiling == 98
-    with pytest.raises(ConfigurationError, match=r"10\.0\.0\.11:80/TCP: max_connections 99 .*128 slots.*\(lower it"):
+    assert next(iter(planned(within, have).endpoints.values())).ceiling == 97
+    with pytest.raises(ConfigurationError, match=r"10\.0\.0\.11:80/TCP: max_connections 98 .*128 slots.*\(lower it"):
         planned(beyond, have)
 
 

@@ -1,17 +1,18 @@
 """Probes are frames that any stack takes as it should: checksums by scapy, numbers far outside the windows."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address
 from types import SimpleNamespace
 
 from scapy.layers.inet import IP, TCP
-from scapy.layers.l2 import Ether
+from scapy.layers.l2 import Dot1Q, Ether
 
 from ipbackend.model import EndpointKey, Protocol
 from ipbackend.plan import Endpoint, NextHop
 from ipbackend.probe import probes
 
 SNATS = tuple(IPv4Address(f"10.0.0.10{number}") for number in (1, 2, 3, 4))
-ENDPOINT = Endpoint(EndpointKey(IPv4Address("192.168.50.10"), 8080, Protocol.TCP), 1, 128, SNATS, 50, 50)
+ENDPOINT = Endpoint(EndpointKey(IPv4Address("192.168.50.10"), 8080, Protocol.TCP), 1, 64, 128, SNATS, 50, 50)
 HOP = NextHop(7, IPv4Address("10.0.0.3"), b"\x02" * 6, b"\x04" * 6, 1500, True)
 
 
@@ -26,9 +27,14 @@ def test_both_ends_are_asked() -> None:
         gateway_mac=[8] * 6,
         client_sequence=5,
         member_sequence=0xFFFF_FFF0,
+        client_vlan=0,
     )
     to_client, to_member = probes(connection, 6, ENDPOINT, HOP)
+    connection.client_vlan = 7
+    tagged = [Ether(probe.frame) for probe in probes(connection, 6, ENDPOINT, replace(HOP, vlan=9))]
 
+    assert [probe[Dot1Q].vlan for probe in tagged] == [7, 9]
+    assert [bytes(probe[IP]) for probe in tagged] == [to_client.frame[14:], to_member.frame[14:]]
     assert (to_client.interface, to_member.interface) == (3, 7)
     expected = (
         Ether(src="08:08:08:08:08:08", dst="06:06:06:06:06:06")

@@ -7,7 +7,7 @@ import click
 from ipbackend import config
 from ipbackend.cli import output as out
 from ipbackend.model import Configuration
-from ipbackend.sizing import Required, flow_index_buckets, slots_for
+from ipbackend.sizing import Required, flow_index_buckets, gateway_slots
 
 BYTES_PER_SLOT = 72  # 64 of the connection, 8 of the ring of free slots
 BYTES_PER_BUCKET = 64
@@ -56,6 +56,5 @@ def _required(configuration: Configuration) -> Required:
 
 def memory_of(configuration: Configuration) -> int:
     """Bytes of the tables that grow with connections: slots and flow index."""
-    snat = len(configuration.gateway.snat_addresses)
-    slots = sum(slots_for(member.max_connections, snat) for member in configuration.endpoints().values())
-    return slots * BYTES_PER_SLOT + flow_index_buckets(configuration.gateway.max_connections) * BYTES_PER_BUCKET
+    connections = configuration.gateway.max_connections
+    return gateway_slots(connections) * BYTES_PER_SLOT + flow_index_buckets(connections) * BYTES_PER_BUCKET

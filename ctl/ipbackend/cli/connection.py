@@ -2,7 +2,6 @@
 
 import re
 import socket
-import time
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 from itertools import islice
@@ -11,9 +10,10 @@ from typing import Any, NamedTuple
 
 import click
 
-from ipbackend.abi import TICK_SHIFT, Phase
+from ipbackend.abi import Phase
 from ipbackend.cli import output as out
 from ipbackend.cli.view import View, looking
+from ipbackend.datapath.clock import Clock
 from ipbackend.datapath.maps import Memory
 from ipbackend.datapath.tables import ip_from_map, ip_to_map, protocol_from_map
 from ipbackend.plan import Endpoint
@@ -22,7 +22,6 @@ from ipbackend.sizing import FIRST_SNAT_PORT
 LIMIT = 1000
 PEER = "ADDRESS[:PORT]"
 _OPEN = bytes(phase for phase in Phase if phase.is_open)
-_TICKS_PER_SECOND = 1_000_000_000 / (1 << TICK_SHIFT)
 _GENERATION_SHIFT = 16  # of the state word: below are phase and FINs
 
 
@@ -100,13 +99,11 @@ def _connections(view: View, phases: bytes, member: Peer | None, client: Peer | 
     for number, endpoint in view.entries.endpoints.items():
         if member and not _is(member, endpoint.key.address, endpoint.key.port):
             continue
-        memory = view.maps["conntrack"].inner(number)
-        if memory is None:
-            continue
+        memory = view.maps.of_endpoint("conntrack", number)
         for slot in _slots(memory, view.maps["conntrack"].leaf, phases, client):
             row = _copy(view.maps["conntrack"].leaf, memory, slot)
             if row is not None and row.state & 0xFF in phases:
-                yield _row(row, endpoint, slot, names.get(row.listener))
+                yield _row(row, endpoint, slot, names.get(row.listener), view.maps.clock)
 
 
 def _is(peer: Peer, address: IPv4Address, port: int) -> bool:
@@ -132,7 +129,7 @@ def _copy(leaf: Any, memory: Memory, slot: int) -> Any:
     return None if (row.state ^ memory[slot].state) >> _GENERATION_SHIFT else row
 
 
-def _row(row: Any, endpoint: Endpoint, slot: int, listener: str | None) -> Row:
+def _row(row: Any, endpoint: Endpoint, slot: int, listener: str | None, clock: Clock) -> Row:
     snat, port = endpoint.snat[slot % len(endpoint.snat)], FIRST_SNAT_PORT + slot // len(endpoint.snat)
     return Row(
         f"{ip_from_map(row.client)}:{socket.ntohs(row.client_port)}",
@@ -141,13 +138,7 @@ def _row(row: Any, endpoint: Endpoint, slot: int, listener: str | None) -> Row:
         f"{snat}:{port}",
         protocol_from_map(row.protocol),
         Phase(row.state & 0xFF).name,
-        _seconds_since(row.opened),
-        _seconds_since(row.last_seen),
+        round(clock.seconds_since(row.opened), 1),
+        round(clock.seconds_since(row.last_seen), 1),
         listener,
     )
-
-
-def _seconds_since(tick: int) -> float:
-    """Ticks are 32 bits and wrap. The kernel's coarse clock runs behind ours, never ahead."""
-    ticks = ((time.monotonic_ns() >> TICK_SHIFT) - tick) & 0xFFFF_FFFF
-    return round(ticks / _TICKS_PER_SECOND, 1)

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import click
 
-from ipbackend.abi import SLOT_BITS, Phase, Road, Role, Verdict
+from ipbackend.abi import NUMBERS, ROLE_SHIFT, Phase, Road, Role, Verdict
 from ipbackend.cli import output as out
 from ipbackend.cli.view import opened
 from ipbackend.datapath import syscall
+from ipbackend.datapath.directory import parts_of
 from ipbackend.datapath.layout import Struct
 from ipbackend.datapath.maps import Map, Maps, Memory
 from ipbackend.datapath.tables import ip_from_map, protocol_from_map
@@ -30,20 +31,24 @@ _TYPES = {
 
 # What a key or value is called that is no struct.
 _KEYS = {
-    "addresses": "address",
+    "addresses": "bucket",
     "conntrack": "slot",
+    "endpoints_by_addr": "bucket",
     "flow_index": "bucket",
     "free_slots": "position",
+    "listeners_by_addr": "bucket",
     "pools": "word",
     "roads": "road",
     "verdicts": "verdict",
 }
 _VALUES = {
-    "endpoints_by_addr": "endpoint",
-    "free_slots": "slot_plus_1",
+    "free_slots": "slot",
     "roads": "program",
     "verdicts": "packets",
 }
+_PARTS = ("conntrack", "free_slots")  # each endpoint's part of them follows in a row
+_DIRECTORIES = ("addresses", "endpoints_by_addr", "listeners_by_addr")
+_PIECE = 64  # rows that are looked at together
 _SECRET = "hash_key"  # whoever knows it can aim at one bucket of the flow index
 
 
@@ -82,19 +87,19 @@ def list_(run_directory: Path, output: out.Format) -> None:
     Example: ipbackend map list
     """
     with opened(run_directory) as maps:
-        out.show_rows(output, Row._fields, [_row(one) for one in maps])
+        out.show_rows(output, Row._fields, [_row(maps, one) for one in maps])
 
 
 @map_.command()
 @click.argument("name")
-@click.option("--id", "number", type=int, help="Which one, in a map of maps.")
+@click.option("--id", "number", type=int, help="Which one, in a map of maps; or whose part, of an endpoint's.")
 @out.choice
 @click.pass_obj
 def dump(run_directory: Path, name: str, number: int | None, output: out.Format) -> None:
     """Show all entries of map NAME, field by field, and the bytes they are made of.
 
     Entries of arrays that are all zero are left out; the hash key is a secret and shown as zeros. Of a map of
-    maps (conntrack, free_slots, pools) the ids are listed, and --id shows one.
+    maps (pools) the ids are listed, and --id shows one; of conntrack and free_slots it shows an endpoint's part.
 
     Example: ipbackend map dump conntrack --id 1
     """
@@ -103,7 +108,7 @@ def dump(run_directory: Path, name: str, number: int | None, output: out.Format)
         if table.holds_maps and number is None:
             out.show_rows(output, Inner._fields, _inner(table))
             return
-        entries = [_entry(table, key, value) for key, value in _entries(table, number)]
+        entries = [_entry(table, key, value) for key, value in _entries(maps, table, number)]
         out.show_rows(output, _columns(table), entries)
 
 
@@ -111,14 +116,20 @@ def _chosen(maps: Maps, name: str, number: int | None) -> Map:
     if name not in maps:
         raise ConfigurationError(f"{name!r} is not one of the maps ({suggestion(name, (one.name for one in maps))})")
     table = maps[name]
-    if number is not None and not table.holds_maps:
+    if number is None:
+        return table
+    if name in _PARTS:
+        if not (0 <= number < maps["endpoints"].info.max_entries and maps["endpoints"].memory()[number].slots):
+            raise ConfigurationError(f"--id: there is no endpoint {number} (`ipbackend map dump endpoints` lists them)")
+        return table
+    if not table.holds_maps:
         raise ConfigurationError(f"--id: {name} holds no maps (leave it out)")
-    if number is not None and not (0 <= number < table.info.max_entries and table.get(number)):
+    if not (0 <= number < table.info.max_entries and table.get(number)):
         raise ConfigurationError(f"--id: {name} holds no map {number} (`ipbackend map dump {name}` lists them)")
     return table
 
 
-def _row(table: Map) -> Row:
+def _row(maps: Maps, table: Map) -> Row:
     info = table.info
     inner = list(_inner(table)) if table.holds_maps else []
     return Row(
@@ -127,12 +138,14 @@ def _row(table: Map) -> Row:
         info.key_size,
         info.value_size,
         info.max_entries,
-        len(inner) if table.holds_maps else _used(table),
+        len(inner) if table.holds_maps else _used(maps, table),
         _memory(table.fd) + sum(one.memory_bytes for one in inner),
     )
 
 
-def _used(table: Map) -> int | None:
+def _used(maps: Maps, table: Map) -> int | None:
+    if table.name in _DIRECTORIES:
+        return sum(1 for _ in maps.directory(table.name).entries())
     if table.info.flags & syscall.F_MMAPABLE:
         return sum(1 for _ in _nonzero(table.memory()))
     return None if table.info.type == _PER_CPU_ARRAY else sum(1 for _ in table.items())
@@ -157,17 +170,25 @@ def _memory(fd: int) -> int:
 
 def _nonzero(memory: Memory) -> Iterator[int]:
     """Rows that hold anything."""
-    step, zeros = memory.step, bytes(memory.step)
-    return (row for row in range(len(memory)) if memory.bytes[row * step : (row + 1) * step] != zeros)
+    step, zeros = memory.step, bytes(memory.step * _PIECE)
+    for start in range(0, len(memory), _PIECE):
+        piece = bytes(memory.bytes[start * step : (start + _PIECE) * step])
+        if piece == zeros[: len(piece)]:
+            continue
+        for row in range(len(piece) // step):
+            if piece[row * step : (row + 1) * step] != zeros[:step]:
+                yield start + row
 
 
-def _entries(table: Map, number: int | None) -> Iterator[tuple[Any, Any]]:
+def _entries(maps: Maps, table: Map, number: int | None) -> Iterator[tuple[Any, Any]]:
     """Keys and copies of values; of a per-CPU map the key is (key, CPU)."""
     if table.info.type == _PER_CPU_ARRAY:
         for key, values in table.items():
             yield from (((key, cpu), value) for cpu, value in enumerate(values) if any(bytes(_raw(table.leaf, value))))
         return
-    memory = table.inner(number) if number is not None else None
+    memory = None
+    if number is not None:
+        memory = maps.of_endpoint(table.name, number) if table.name in _PARTS else table.inner(number)
     if memory is None and table.info.flags & syscall.F_MMAPABLE:
         memory = table.memory()
     if memory is None:
@@ -193,10 +214,14 @@ def _entry(table: Map, key: Any, value: Any) -> list[Any]:
     key, cpu = (key[0], [key[1]]) if table.info.type == _PER_CPU_ARRAY else (key, [])
     if isinstance(value, Struct) and _SECRET in value.names():
         setattr(value, _SECRET, (0,) * len(getattr(value, _SECRET)))
+    if table.name in _DIRECTORIES:
+        readable: list[Any] = [[_named(entry) for entry in value.entry if entry]]
+    else:
+        readable = _fields(value, _VALUES.get(table.name, "value"))
     return [
         *_fields(key, _KEYS.get(table.name, "id")),
         *cpu,
-        *_fields(value, _VALUES.get(table.name, "value")),
+        *readable,
         bytes(_raw(table.key, key)).hex(),
         bytes(_raw(table.leaf, value)).hex(),
     ]
@@ -233,8 +258,17 @@ def _state(value: int) -> str:
 
 
 def _place(entry: int) -> str:
-    """An entry of the flow index: tag, endpoint, slot."""
-    return f"{entry >> 32:08x}/{(entry & 0xFFFF_FFFF) >> SLOT_BITS}/{entry & (1 << SLOT_BITS) - 1}"
+    """An entry of the flow index: tag, and slot among all."""
+    return f"{entry >> 32:08x}/{entry & 0xFFFF_FFFF}"
+
+
+def _named(entry: int) -> str:
+    """An entry of a directory: what stands for which number, or which role."""
+    address, port, udp = parts_of(entry)
+    number = entry & NUMBERS - 1
+    if port:
+        return f"{ip_from_map(address)}:{socket.ntohs(port)}/{'UDP' if udp else 'TCP'} {number}"
+    return f"{ip_from_map(address)} {Role(number >> ROLE_SHIFT).name} {number & (1 << ROLE_SHIFT) - 1}"
 
 
 # BCC knows a __be32 as an unsigned int: what is an address, a port or a MAC is told by its name.
@@ -251,7 +285,6 @@ _READABLE: dict[str, Callable[[Any], Any]] = {
     "client_mac": _mac,
     "gateway_mac": _mac,
     "protocol": _protocol,
-    "role": _name_in(Role),
     "road": _name_in(Road),
     "verdict": _name_in(Verdict),
     "state": _state,

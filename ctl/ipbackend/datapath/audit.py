@@ -6,7 +6,7 @@ The truth is what holds while traffic rests; under traffic a connection may be b
 from collections import Counter
 from collections.abc import Iterator
 
-from ipbackend.abi import SLOT_BITS, Phase
+from ipbackend.abi import Phase
 from ipbackend.datapath.maps import Maps
 
 
@@ -27,7 +27,7 @@ def _differences(maps: Maps) -> list[str]:
     problems = [
         f"flow_index: {count} entries for one slot ({place:#x})" for place, count in indexed.items() if count > 1
     ]
-    for endpoint in maps["endpoints_by_addr"].values():
+    for _, endpoint in maps.directory("endpoints_by_addr").entries():
         problems += _audit_endpoint(maps, endpoint, indexed)
     problems += [f"flow_index: an entry for a slot that holds no connection ({place:#x})" for place in indexed]
     return problems
@@ -44,10 +44,8 @@ def _entries(index: memoryview) -> Iterator[int]:
 
 def _audit_endpoint(maps: Maps, endpoint: int, indexed: Counter[int]) -> Iterator[str]:
     """The problems of one endpoint; what it accounts for is taken out of `indexed`."""
-    connections, ring = maps["conntrack"].inner(endpoint), maps["free_slots"].inner(endpoint)
-    if connections is None or ring is None:
-        yield f"endpoint {endpoint}: it has no tables"
-        return
+    connections, ring = maps.of_endpoint("conntrack", endpoint), maps.of_endpoint("free_slots", endpoint)
+    first = maps["endpoints"].memory()[endpoint].first
     phases = [Phase(value) for value in bytes(connections.column("state"))]
     its_load = maps["load"].memory()[endpoint]
     counts = {
@@ -58,12 +56,12 @@ def _audit_endpoint(maps: Maps, endpoint: int, indexed: Counter[int]) -> Iterato
         if said != counted:
             yield f"endpoint {endpoint}: {name} is {said}, its slots hold {counted} such connections"
 
-    queued = Counter(entry - 1 for entry in ring.bytes.cast("Q") if entry)
+    queued = Counter(entry - first for entry in ring.bytes.cast("Q") if entry)
     for slot, phase in enumerate(phases):
         expected = 0 if phase.is_open else 1
         if queued[slot] != expected:
             yield f"endpoint {endpoint}: slot {slot}, {phase.name}, is in the queue {queued[slot]} times"
-        entries = indexed.pop(endpoint << SLOT_BITS | slot, 0)
+        entries = indexed.pop(first + slot, 0)
         if phase.is_open and not entries:
             yield f"endpoint {endpoint}: slot {slot}, {phase.name}, is not in the flow index"
         if entries and not phase.is_open and phase not in (Phase.CLOSED, Phase.EXPIRED):

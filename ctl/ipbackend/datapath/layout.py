@@ -6,6 +6,7 @@ So every reader of pinned maps uses the layout they were made with, without comp
 import ctypes
 import json
 import re
+import struct
 import zlib
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from ipbackend.errors import NotRunningError
 
 Type = Any  # a ctypes type: BCC builds it at run time, so nothing more can be said
 FILE = "layout.json"
-_INNER = {"conntrack": b"connections", "free_slots": b"slot_ring", "pools": b"pool_words"}
+SWEEP_ORDERS = struct.Struct("16x7I4x")  # struct sweep of abi.h
+_INNER = {"pools": b"pool_words"}
 
 
 def fingerprint(abi: str) -> int:

@@ -3,18 +3,20 @@
 import ctypes
 import os
 import tempfile
+import time
 from pathlib import Path
 
 from bcc import BPF, lib
 
 from ipbackend.abi import Road
 from ipbackend.datapath import syscall
+from ipbackend.datapath.clock import epoch_of, timer_frequency
 from ipbackend.datapath.headers import make_header_tree
-from ipbackend.datapath.layout import FILE, Layouts, describe, fingerprint
+from ipbackend.datapath.layout import FILE, SWEEP_ORDERS, Layouts, describe, fingerprint
 from ipbackend.datapath.maps import PINS, Maps
 from ipbackend.datapath.source import bpf_directory, expand
 from ipbackend.errors import DatapathError
-from ipbackend.sizing import flow_index_buckets
+from ipbackend.sizing import flow_index_buckets, gateway_slots
 
 ENTRY, SWEEP = "ipbackend", "ipbackend_sweep"
 ROADS = {road: f"{ENTRY}_{road.name.lower()}" for road in Road}
@@ -34,7 +36,7 @@ class Program:
         _mount_bpffs(self._pins)
         number = fingerprint((source / "abi.h").read_text() + (source / "maps.h").read_text())
         self._refuse_other_maps(run_directory, number, buckets)
-        self._bpf = self._compile(source, buckets)
+        self._bpf = self._compile(source, buckets, gateway_slots(connections))
         names = _pinned_maps(self._pins)
         temporary = run_directory / f"{FILE}.tmp"
         temporary.write_text(describe(self._bpf, names, number))
@@ -42,6 +44,13 @@ class Program:
         self.entry = load(self._bpf, ENTRY, BPF.XDP)
         self.sweep = load(self._bpf, SWEEP, BPF.SCHED_CLS)
         self._roads = {road: load(self._bpf, name, BPF.XDP) for road, name in ROADS.items()}
+
+    def set_clock(self, maps: Maps) -> None:
+        """Write down which tick it is now, for whoever reads what was seen when."""
+        hz, at = timer_frequency(), time.monotonic_ns()
+        _, swept, _ = syscall.run(self.sweep, SWEEP_ORDERS.pack(0, 0, 0, 0, 0, 0, 0))
+        settings = maps["gateway"].memory()[0]
+        settings.hz, settings.epoch = hz, epoch_of(SWEEP_ORDERS.unpack(swept)[6], at, hz)
 
     def join(self, maps: Maps) -> None:
         """Have the entry program, this one or one that is attached, hand packets on to these roads."""
@@ -79,7 +88,7 @@ class Program:
                 f"{index}: loaded for another gateway.max_connections, {have} buckets instead of {buckets} ({remedy})"
             )
 
-    def _compile(self, source: Path, buckets: int) -> BPF:
+    def _compile(self, source: Path, buckets: int, slots: int) -> BPF:
         with tempfile.TemporaryDirectory(prefix="ipbackend-") as headers:
             os.environ["BCC_KERNEL_SOURCE"] = str(make_header_tree(Path(headers)))
             try:
@@ -89,6 +98,8 @@ class Program:
                         "-D__LINUX_BPF_H__",  # BCC has its own copy of bpf.h: the only one
                         f'-DPIN_DIRECTORY="{self._pins}"',
                         f"-DFLOW_INDEX_BUCKETS={buckets}",
+                        f"-DSLOTS={slots}",
+                        f"-DHZ={timer_frequency()}",
                     ],
                 )
             except Exception as error:  # BCC raises nothing more specific

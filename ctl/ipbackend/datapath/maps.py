@@ -9,6 +9,8 @@ from types import TracebackType
 from typing import Any
 
 from ipbackend.datapath import syscall
+from ipbackend.datapath.clock import Clock
+from ipbackend.datapath.directory import Directory
 from ipbackend.datapath.layout import Layouts, Type
 from ipbackend.errors import NotRunningError
 
@@ -25,11 +27,22 @@ def _cpus() -> int:
 class Memory:
     """An array that is shared with the kernel: `memory[i]` is a live view, not a copy. Rows are `step` bytes apart."""
 
-    def __init__(self, fd: int, kind: Type, entries: int) -> None:
+    def __init__(self, shared: mmap.mmap, kind: Type, first: int, entries: int) -> None:
         self.step = -(-ctypes.sizeof(kind) // 8) * 8  # the kernel rounds an array's values up to 8 bytes
-        self._mmap: mmap.mmap = syscall.map_memory(fd, self.step * entries)
+        self._mmap = shared
         self._kind = kind
-        self.bytes = memoryview(self._mmap)[: self.step * entries]
+        self._start = self.step * first
+        self.bytes = memoryview(shared)[self._start : self._start + self.step * entries]
+
+    @classmethod
+    def of(cls, fd: int, kind: Type, entries: int) -> "Memory":
+        """All of an mmapable array."""
+        step = -(-ctypes.sizeof(kind) // 8) * 8
+        return cls(syscall.map_memory(fd, step * entries), kind, 0, entries)
+
+    def part(self, first: int, entries: int) -> "Memory":
+        """Some rows of it, numbered from 0 anew."""
+        return Memory(self._mmap, self._kind, self._start // self.step + first, entries)
 
     def __len__(self) -> int:
         return len(self.bytes) // self.step
@@ -37,7 +50,7 @@ class Memory:
     def __getitem__(self, index: int) -> Any:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        value = self._kind.from_buffer(self._mmap, index * self.step)
+        value = self._kind.from_buffer(self._mmap, self._start + index * self.step)
         return value if issubclass(self._kind, ctypes.Structure) else value.value
 
     def column(self, field: str) -> memoryview:
@@ -108,7 +121,7 @@ class Map:
     def memory(self) -> Memory:
         """An mmapable array's own memory; mapped once and kept."""
         if self._memory is None:
-            self._memory = Memory(self.fd, self.leaf, self.info.max_entries)
+            self._memory = Memory.of(self.fd, self.leaf, self.info.max_entries)
         return self._memory
 
     def inner(self, key: int) -> Memory | None:
@@ -118,7 +131,7 @@ class Map:
             return None
         fd = syscall.map_by_id(number)
         try:
-            return Memory(fd, self.leaf, syscall.map_info(fd).max_entries)
+            return Memory.of(fd, self.leaf, syscall.map_info(fd).max_entries)
         finally:
             os.close(fd)
 
@@ -126,7 +139,7 @@ class Map:
         """A fresh inner array, not in the map yet: for `set_inner`."""
         flags = syscall.F_INNER_MAP | syscall.F_MMAPABLE
         fd = syscall.map_create(syscall.ARRAY, 4, ctypes.sizeof(self.leaf), entries, flags, self.name)
-        return fd, Memory(fd, self.leaf, entries)
+        return fd, Memory.of(fd, self.leaf, entries)
 
     def _packed(self, key: Any) -> bytes:
         return bytes(self.key(key) if isinstance(key, int) else key)
@@ -154,6 +167,21 @@ class Maps:
 
     def __getitem__(self, name: str) -> Map:
         return self._maps[name]
+
+    @property
+    def clock(self) -> Clock:
+        """What the ticks in connections mean."""
+        settings = self._maps["gateway"].memory()[0]
+        return Clock(settings.epoch, settings.hz)
+
+    def directory(self, name: str) -> Directory:
+        """One of the maps that tell what an address, a port and a protocol are to us."""
+        return Directory(name, self._maps[name].memory().bytes.cast("Q"))
+
+    def of_endpoint(self, name: str, endpoint: int) -> Memory:
+        """The endpoint's part of `conntrack` or `free_slots`; empty where there is no such endpoint."""
+        its = self._maps["endpoints"].memory()[endpoint]
+        return self._maps[name].memory().part(its.first, its.slots)
 
     def __iter__(self) -> Iterator[Map]:
         return iter(self._maps.values())

@@ -7,14 +7,15 @@ from ipaddress import IPv4Address
 from itertools import groupby, islice
 from typing import Any
 
-from ipbackend.abi import SWEEP_SLICE, PoolWord, Role, SweepMode
+from ipbackend.abi import ROLE_SHIFT, SWEEP_SLICE, PoolWord, Role, SweepMode
 from ipbackend.datapath import syscall
+from ipbackend.datapath.directory import key_of, parts_of
+from ipbackend.datapath.layout import SWEEP_ORDERS
 from ipbackend.datapath.maps import Map, Maps
 from ipbackend.model import EndpointKey, Gateway, Protocol
 from ipbackend.plan import Action, Address, Endpoint, Entries, Listener, ListenerKey, NextHop, Pool, Step
 
 _BATCH = 256  # endpoints or pools made at a time: each takes file descriptors meanwhile
-_SWEEP = struct.Struct("16x6I")  # struct sweep of abi.h
 _NUMBERS = {Protocol.TCP: socket.IPPROTO_TCP, Protocol.UDP: socket.IPPROTO_UDP}
 _PROTOCOLS = {int(number): protocol for protocol, number in _NUMBERS.items()}
 
@@ -34,12 +35,24 @@ def protocol_from_map(number: int) -> Protocol:
     return _PROTOCOLS[number]
 
 
+def _directory_key(address: IPv4Address, port: int, protocol: Protocol) -> int:
+    return key_of(ip_to_map(address), socket.htons(port), protocol is Protocol.UDP)
+
+
+def _socket_of(key: int) -> tuple[IPv4Address, int, Protocol]:
+    address, port, udp = parts_of(key)
+    return ip_from_map(address), socket.ntohs(port), Protocol.UDP if udp else Protocol.TCP
+
+
 class Tables:
     """Reads and changes what the packets are forwarded by."""
 
     def __init__(self, maps: Maps, sweep_program: int) -> None:
         self._maps = maps
         self._sweep_program = sweep_program
+        self._addresses = maps.directory("addresses")
+        self._listeners = maps.directory("listeners_by_addr")
+        self._endpoints = maps.directory("endpoints_by_addr")
         self._actions: dict[tuple[Action, str], Callable[[Any, Any], object]] = {
             (Action.SET, "links"): lambda index, mtu: maps["links"].set(index, maps["links"].leaf(mtu=mtu)),
             (Action.SET, "next_hops"): self._set_next_hop,
@@ -47,7 +60,7 @@ class Tables:
             (Action.SET, "addresses"): self._set_address,
             (Action.SET, "listeners"): self._set_listener,
             (Action.DELETE, "listeners"): self._delete_listener,
-            (Action.DELETE, "addresses"): lambda address, _: maps["addresses"].delete(ip_to_map(address)),
+            (Action.DELETE, "addresses"): lambda address, _: self._addresses.delete(key_of(ip_to_map(address))),
             (Action.DELETE, "pools"): lambda number, _: maps["pools"].delete(number),
             (Action.DELETE, "endpoints"): self._delete_endpoint,
             (Action.DELETE, "next_hops"): self._delete_next_hop,
@@ -56,6 +69,11 @@ class Tables:
             (Action.END, "listeners"): self._end_listener,
             (Action.END, "endpoints"): lambda number, _: self.sweep(number, SweepMode.ENDPOINT),
         }
+
+    @property
+    def slots(self) -> int:
+        """How many all endpoints have between them, and those before the first one."""
+        return self._maps["conntrack"].info.max_entries
 
     def apply(self, steps: Iterable[Step]) -> None:
         """Carry out the steps of a plan in their order."""
@@ -72,21 +90,20 @@ class Tables:
     def read(self) -> Entries:
         """What the maps hold now."""
         listeners = {
-            ListenerKey(ip_from_map(key.vip), socket.ntohs(key.port), _PROTOCOLS[key.protocol]): Listener(
-                value.id, value.pool, value.idle_timeout
-            )
-            for key, value in self._maps["listeners"].items()
+            ListenerKey(*_socket_of(key)): Listener(number, value.pool, value.idle_timeout)
+            for key, number in self._listeners.entries()
+            for value in [self._maps["listeners"].memory()[number]]
         }
         return Entries(
             addresses={
-                ip_from_map(key): Address(Role(value.role), value.index)
-                for key, value in self._maps["addresses"].items()
+                ip_from_map(parts_of(key)[0]): Address(Role(number >> ROLE_SHIFT), number & (1 << ROLE_SHIFT) - 1)
+                for key, number in self._addresses.entries()
             },
             listeners=listeners,
             pools={number: self._pool(number) for number in {listener.pool for listener in listeners.values()}},
             endpoints={
                 number: self._endpoint(number)
-                for number in self._maps["endpoints_by_addr"].values()
+                for _, number in self._endpoints.entries()
                 if self._maps["endpoints"].memory()[number].slots
             },
             next_hops=self._next_hops(),
@@ -102,7 +119,8 @@ class Tables:
 
     def drop_unused_pools(self) -> None:
         """Pools that no listener points to, left by a controller that died between two steps."""
-        used = {listener.pool for listener in self._maps["listeners"].values()}
+        listeners = self._maps["listeners"].memory()
+        used = {listeners[number].pool for _, number in self._listeners.entries()}
         for number, _ in list(self._maps["pools"].items()):
             if number not in used:
                 self._maps["pools"].delete(number)
@@ -112,9 +130,9 @@ class Tables:
         rounds = -(-self._maps["endpoints"].memory()[endpoint].slots // SWEEP_SLICE)
         if not rounds:
             return 0, 0
-        orders = _SWEEP.pack(endpoint, 0, mode, listener, 0, 0)
+        orders = SWEEP_ORDERS.pack(endpoint, 0, mode, listener, 0, 0, 0)
         _, result, _ = syscall.run(self._sweep_program, orders, rounds)
-        _, _, _, _, ended, rested = _SWEEP.unpack(result)
+        _, _, _, _, ended, rested, _ = SWEEP_ORDERS.unpack(result)
         return ended, rested
 
     def wait(self) -> None:
@@ -136,6 +154,7 @@ class Tables:
         return Endpoint(
             EndpointKey(ip_from_map(value.address), socket.ntohs(value.port), _PROTOCOLS[value.protocol]),
             value.next_hop,
+            value.first,
             value.slots,
             tuple(ip_from_map(address) for address in value.snat if address),
             self._maps["load"].memory()[number].ceiling,
@@ -178,23 +197,18 @@ class Tables:
         self._maps["next_hops"].set(number, self._maps["next_hops"].leaf())
 
     def _set_address(self, address: IPv4Address, value: Address) -> None:
-        table = self._maps["addresses"]
-        table.set(ip_to_map(address), table.leaf(role=value.role, index=value.index))
-
-    def _listener_key(self, key: ListenerKey) -> Any:
-        return self._maps["listeners"].key(
-            vip=ip_to_map(key.vip), port=socket.htons(key.port), protocol=_NUMBERS[key.protocol]
-        )
+        self._addresses.set(key_of(ip_to_map(address)), value.role << ROLE_SHIFT | value.index)
 
     def _set_listener(self, key: ListenerKey, value: Listener) -> None:
         table = self._maps["listeners"]
-        table.set(self._listener_key(key), table.leaf(id=value.id, pool=value.pool, idle_timeout=value.idle_timeout))
+        table.set(value.id, table.leaf(pool=value.pool, idle_timeout=value.idle_timeout))
+        self._listeners.set(_directory_key(*key), value.id)
 
     def _delete_listener(self, key: ListenerKey, _: object) -> None:
-        self._maps["listeners"].delete(self._listener_key(key))
+        self._listeners.delete(_directory_key(*key))
 
-    def _end_listener(self, _: ListenerKey, listener: Listener) -> None:
-        for endpoint in self._maps["endpoints_by_addr"].values():
+    def _end_listener(self, key: ListenerKey, listener: Listener) -> None:
+        for _, endpoint in self._endpoints.entries():
             self.sweep(endpoint, SweepMode.LISTENER, listener.id)
         self._zero(self._maps["listener_counts"], listener.id)
 
@@ -207,50 +221,38 @@ class Tables:
             memory.bytes[:] = struct.pack(f"{len(words)}Q", *words)  # 32-bit words, 8 bytes apart
         self._maps["pools"].set_inner(fresh)
 
-    def _endpoint_key(self, key: EndpointKey) -> Any:
-        return self._maps["endpoints_by_addr"].key(
-            address=ip_to_map(key.address), port=socket.htons(key.port), protocol=_NUMBERS[key.protocol]
-        )
-
     def _make_tables(self, steps: list[Step]) -> None:
         """Tables for the endpoints that are new: all slots free, and in the ring in their order."""
-        slots = {
-            step.key: step.value.slots
-            for step in steps
-            if self._maps["endpoints_by_addr"].get(self._endpoint_key(step.value.key)) != step.key
-        }
-        connections = {number: self._maps["conntrack"].new_inner(count)[0] for number, count in slots.items()}
-        rings = {}
-        for number, count in slots.items():
-            rings[number], ring = self._maps["free_slots"].new_inner(count)
-            ring.bytes[:] = struct.pack(f"{count}Q", *range(1, count + 1))
-            self._maps["load"].set(number, self._maps["load"].leaf(tail=count))
-        if slots:
-            self._maps["conntrack"].set_inner(connections)
-            self._maps["free_slots"].set_inner(rings)
+        for number, endpoint in ((step.key, step.value) for step in steps):
+            if self._endpoints.get(_directory_key(*endpoint.key)) == number:
+                continue
+            connections = self._maps["conntrack"].memory().part(endpoint.first, endpoint.slots)
+            ring = self._maps["free_slots"].memory().part(endpoint.first, endpoint.slots)
+            connections.bytes[:] = bytes(len(connections.bytes))
+            free = range(endpoint.first, endpoint.first + endpoint.slots)
+            ring.bytes[:] = struct.pack(f"{endpoint.slots}Q", *free)
+            self._maps["load"].set(number, self._maps["load"].leaf(tail=endpoint.slots))
 
     def _set_endpoint(self, number: int, endpoint: Endpoint) -> None:
-        at = self._endpoint_key(endpoint.key)
         snat = [ip_to_map(address) for address in endpoint.snat]
         self._maps["endpoints"].set(
             number,
             self._maps["endpoints"].leaf(
-                address=at.address,
-                port=at.port,
-                protocol=at.protocol,
+                address=ip_to_map(endpoint.key.address),
+                port=socket.htons(endpoint.key.port),
+                protocol=_NUMBERS[endpoint.key.protocol],
                 next_hop=endpoint.next_hop,
+                first=endpoint.first,
                 slots=endpoint.slots,
                 snat=tuple(snat + [0] * (4 - len(snat))),
             ),
         )
-        self._maps["endpoints_by_addr"].set(at, number)
+        self._endpoints.set(_directory_key(*endpoint.key), number)
         its_load = self._maps["load"].memory()[number]
         its_load.half_open_limit, its_load.ceiling = endpoint.half_open_limit, endpoint.ceiling
 
     def _delete_endpoint(self, number: int, endpoint: Endpoint) -> None:
-        self._maps["endpoints_by_addr"].delete(self._endpoint_key(endpoint.key))
-        self._maps["conntrack"].delete(number)
-        self._maps["free_slots"].delete(number)
+        self._endpoints.delete(_directory_key(*endpoint.key))
         self._maps["endpoints"].set(number, self._maps["endpoints"].leaf())
         self._maps["load"].set(number, self._maps["load"].leaf())
         self._zero(self._maps["endpoint_counts"], number)

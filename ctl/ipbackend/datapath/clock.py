@@ -1,0 +1,39 @@
+"""The data plane's time: ticks of the kernel's timer, which it can read for nothing. It knows no map."""
+
+import time
+
+from ipbackend.abi import TICK_SHIFT
+
+_TICKS = 1 << 32  # they wrap
+_CLOCK_MONOTONIC_COARSE = 6  # linux/time.h; the time module does not name it
+
+
+def timer_frequency() -> int:
+    """Timer interrupts a second (HZ) of the running kernel: the resolution of its coarse clocks."""
+    return round(1 / time.clock_getres(_CLOCK_MONOTONIC_COARSE))
+
+
+class Clock:
+    """Ticks and seconds; `epoch` (ns of CLOCK_MONOTONIC when ticks were at 0) and `hz` are as in `struct gateway`."""
+
+    def __init__(self, epoch: int, hz: int) -> None:
+        self._epoch = epoch
+        self._hz = hz
+
+    def now(self) -> int:
+        """The current tick, give or take one."""
+        return self.ticks((time.monotonic_ns() - self._epoch) / 1e9) % _TICKS
+
+    def ticks(self, seconds: float) -> int:
+        """So many seconds as ticks."""
+        return int(seconds * self._hz) >> TICK_SHIFT
+
+    def seconds_since(self, tick: int) -> float:
+        """How long ago a tick of the past was."""
+        since = (self.now() - tick) % _TICKS
+        return (since if since < _TICKS - 2 else 0) * (1 << TICK_SHIFT) / self._hz
+
+
+def epoch_of(tick: int, at: int, hz: int) -> int:
+    """The `epoch` of a clock that shows `tick` at `at` ns of CLOCK_MONOTONIC."""
+    return at - (tick << TICK_SHIFT) * 10**9 // hz

@@ -1,0 +1,125 @@
+"""What the controller takes, the real daemon in the lab: to load, to start over live maps, to apply many members."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.bench.bed import listening
+from tests.bench.driver import Driver
+from tests.bench.rounds import Line, Series
+from tests.netns.gateway import Gateway
+from tests.netns.lab import Lab
+from tests.packet.conftest import Dataplane
+
+BASE = """
+[gateway]
+interfaces = ["eth0", "eth1"]
+snat_addresses = ["10.0.0.101", "10.0.0.102", "10.0.0.103", "10.0.0.104"]
+max_connections = 6000000
+
+[networks.peered]
+kind = "peering"
+cidrs = ["172.16.0.0/16"]
+next_hop = "10.0.0.2"
+
+[load_balancers.shop]
+vip = "10.0.0.100"
+ip_target_enable = true
+"""
+CEILING = 500  # of each member
+POOL = 500  # members
+MEMBERS = (1_000, 10_000)
+REMOVED = 100  # of so many members
+ROUNDS = 5
+
+
+def configuration(members: int) -> str:
+    """So many members in pools of up to 500, each with a listener."""
+    numbers = [range(start, min(start + POOL, members)) for start in range(0, members, POOL)]
+    return BASE + "".join(
+        listening(
+            f"p{port}",
+            port,
+            [f'address = "172.16.{n >> 8}.{n & 0xFF}", port = 80, max_connections = {CEILING}' for n in pool],
+        )
+        for port, pool in enumerate(numbers, 1)
+    )
+
+
+class Control:
+    """Figures of one gateway after the other, each in its namespaces from scratch."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self.load = Series("load", 0)
+        self.apply = {members: Series("apply", 0, more={"members": members}) for members in MEMBERS}
+        self.restart = {members: Series("restart", 0, more={"members": members}) for members in MEMBERS}
+        self.remove = Series("remove", 0, more={"members": REMOVED})
+        self.descriptors: dict[int, tuple[int, int]] = {}
+        self.resident: dict[int, int] = {}
+
+    def round(self, members: int) -> None:
+        """Load, apply, restart; and with the fewest members, take some away."""
+        gateway = Gateway(self._lab, BASE, f"bench-{members}")
+        self.load.ns.append(started(gateway))
+        before = descriptors(gateway)
+        self.apply[members].ns.append(reloaded(gateway, configuration(members)))
+        self.descriptors[members] = before, descriptors(gateway)
+        self.resident[members] = max(self.resident.get(members, 0), most_resident(gateway))
+        gateway.stop()
+        self.restart[members].ns.append(started(gateway))
+        if members == MEMBERS[0]:
+            self.remove.ns.append(reloaded(gateway, configuration(members - REMOVED)))
+        gateway.__exit__(None, None, None)
+
+    def lines(self) -> Iterator[Line]:
+        """All that was measured."""
+        yield self.load.line()
+        for members, series in self.apply.items():
+            before, after = self.descriptors[members]
+            yield series.line(descriptors_before=before, descriptors_after=after, peak_rss=self.resident[members])
+        for series in self.restart.values():
+            yield series.line()
+        yield self.remove.line()
+
+
+def started(gateway: Gateway) -> int:
+    """Ns from the command to the word that it is ready."""
+    began = time.monotonic_ns()
+    gateway.start()
+    return time.monotonic_ns() - began
+
+
+def reloaded(gateway: Gateway, text: str) -> int:
+    """Ns from the signal to the word that the configuration is in force."""
+    began = time.monotonic_ns()
+    said = gateway.reload(text, deadline=120)
+    spent = time.monotonic_ns() - began
+    if "reloaded" not in said:
+        raise AssertionError(f"the gateway refused the configuration:\n{said}")
+    return spent
+
+
+def descriptors(gateway: Gateway) -> int:
+    """How many files the daemon has open."""
+    return len(os.listdir(f"/proc/{gateway.pid}/fd"))  # noqa: PTH208 - the kernel's listing, entries come and go
+
+
+def most_resident(gateway: Gateway) -> int:
+    """The most memory that the daemon ever had, in bytes."""
+    (kilobytes,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{gateway.pid}/status").read_text())
+    return int(kilobytes) * 1024
+
+
+def lines(_: Dataplane, __: Driver, rounds: int) -> Iterator[Line]:
+    """All of it, in rounds."""
+    with Lab() as lab:
+        control = Control(lab)
+        for _ in range(min(rounds, ROUNDS)):
+            for members in MEMBERS:
+                control.round(members)
+    yield from control.lines()
