@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from typing import Any
 
@@ -10,7 +9,7 @@ from scapy.layers.inet import TCP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from ipbackend.abi import TICK_SHIFT, Phase, SweepMode, Verdict
+from ipbackend.abi import Phase, SweepMode, Verdict
 from ipbackend.datapath import syscall
 from ipbackend.datapath.audit import audit
 from ipbackend.datapath.tables import ip_from_map
@@ -108,7 +107,7 @@ class Both:
             assert (load.ceiling, load.half_open_limit) == (table.ceiling, table.half_open_limit)
             entries = ring.bytes.cast("Q")
             turned = (entries[(load.head + n) % len(entries)] for n in range(len(entries)))
-            assert [entry - 1 for entry in turned if entry] == list(table.queue)
+            assert [entry - table.endpoint.first for entry in turned if entry] == list(table.queue)
             phases = {slot: Phase(phase) for slot, phase in enumerate(bytes(connections.column("state"))) if phase}
             assert phases == {slot: connection.phase for slot, connection in table.slots.items()}
             for slot, connection in table.slots.items():
@@ -132,22 +131,27 @@ class Both:
             assert not any(self.dataplane.phases(number))
 
     def _learn_tables(self) -> None:
-        conntrack, rings = self.dataplane.maps["conntrack"], self.dataplane.maps["free_slots"]
-        self._memories = {number: (conntrack.inner(number), rings.inner(number)) for number in self.model.tables}
+        maps = self.dataplane.maps
+        self._memories = {
+            number: (maps.of_endpoint("conntrack", number), maps.of_endpoint("free_slots", number))
+            for number in self.model.tables
+        }
 
     def _age(self) -> None:
         """Put the model's time in place of the kernel's: each connection was heard of as long ago as it says."""
-        self._aged_at, self._aged = now(), {}
+        clock = self.dataplane.maps.clock
+        self._aged_at, self._aged = clock.now(), {}
         for at, connection in self.model.connections():
-            ticks = (self.model.now - connection.heard) * 10**9 >> TICK_SHIFT
+            ticks = clock.ticks(self.model.now - connection.heard)
             self._aged[at] = self._memories[at.endpoint][0][at.slot].last_seen = wrap(self._aged_at - ticks - 1)
 
     def _check_times(self) -> None:
         """Whether the kernel has heard of the same connections since then as the model."""
+        latest = self.dataplane.maps.clock.now() + 1
         for at, connection in self.model.connections():
             last_seen = self._memories[at.endpoint][0][at.slot].last_seen
             if connection.heard == self.model.now:
-                assert wrap(last_seen - self._aged_at + 2) <= wrap(now() - self._aged_at + 2)
+                assert wrap(last_seen - self._aged_at + 2) <= wrap(latest - self._aged_at + 2)
             else:
                 assert last_seen == self._aged[at]
 
@@ -175,11 +179,6 @@ def known(connection: Connection) -> tuple[Any, ...]:
     state = (Side.CLIENT in connection.closing, Side.MEMBER in connection.closing, connection.doubted)
     listener = connection.listener
     return connection.tuple, listener.id, listener.idle_timeout, numbers, connection.macs, state
-
-
-def now() -> int:
-    """The data plane's clock, in ticks."""
-    return time.monotonic_ns() >> TICK_SHIFT
 
 
 def swapped(port: int) -> int:
