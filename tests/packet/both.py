@@ -17,7 +17,7 @@ from ipbackend.model import Protocol
 from tests.packet.cast import Flow
 from tests.packet.compare import assert_same
 from tests.packet.conftest import Dataplane
-from tests.packet.model import Model, Outcome
+from tests.packet.model import Model, Outcome, Place
 from tests.packet.model_connection import Connection, Side, Timeouts, Tuple, wrap
 
 POOLS = 8  # no more are ever in use at once
@@ -54,25 +54,14 @@ class Both:
 
     def receive(self, packet: Packet) -> tuple[Outcome, Packet]:
         """A packet of TCP or UDP; what became of it, and what left."""
-        expected = self.model.receive(packet)
-        return expected, self.check(packet, expected)
-
-    def check(self, packet: Packet, expected: Outcome) -> Packet:
-        """The packet in the kernel; its verdict and what left must be the model's."""
         self._age()
-        action, data, _ = syscall.run(self.dataplane.program.entry, bytes(packet))
-        counted, before = self.dataplane.verdicts(), self._counted
-        self._counted = counted
-        left = Ether(data)
-        self.reached[expected.verdict] += 1
-        assert counted - before == Counter({expected.verdict: 1}), packet.summary()
-        assert (action > 1) == (not expected.verdict.name.startswith("DROP"))
-        if expected.left is not None:
-            assert_same(left, expected.left)
-        elif action == 2:
-            assert data == bytes(packet)
-        self._check_times()
-        return left
+        expected = self.model.receive(packet)
+        return expected, self._check(packet, expected)
+
+    def receive_error(self, packet: Packet, at: Place | None, side: Side, inner: bytes) -> None:
+        """An ICMP error, as the model takes it."""
+        self._age()
+        self._check(packet, self.model.receive_error(packet, at, side, inner))
 
     def wait(self, seconds: int) -> None:
         self.model.now += seconds
@@ -136,6 +125,22 @@ class Both:
             number: (maps.of_endpoint("conntrack", number), maps.of_endpoint("free_slots", number))
             for number in self.model.tables
         }
+
+    def _check(self, packet: Packet, expected: Outcome) -> Packet:
+        """The packet in the kernel; its verdict and what left must be the model's."""
+        action, data, _ = syscall.run(self.dataplane.program.entry, bytes(packet))
+        counted, before = self.dataplane.verdicts(), self._counted
+        self._counted = counted
+        left = Ether(data)
+        self.reached[expected.verdict] += 1
+        assert counted - before == Counter({expected.verdict: 1}), packet.summary()
+        assert (action > 1) == (not expected.verdict.name.startswith("DROP"))
+        if expected.left is not None:
+            assert_same(left, expected.left)
+        elif action == 2:
+            assert data == bytes(packet)
+        self._check_times()
+        return left
 
     def _age(self) -> None:
         """Put the model's time in place of the kernel's: each connection was heard of as long ago as it says."""

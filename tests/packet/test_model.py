@@ -223,8 +223,7 @@ class Life(RuleBasedStateMachine):
             return  # the tuple or the slot is another connection's by now, and that one never sent the datagram
         quoted = bytes(built(arrived() / Raw(bytes(size)))[IP])[:cut]
         inner = bytes(built(sent({"ttl": 63}) / Raw(bytes(size)))[IP])[:cut]
-        packet = outer / icmp(*kind, quoted)
-        self.both.check(packet, model.receive_error(packet, at, side, inner))
+        self.both.receive_error(outer / icmp(*kind, quoted), at, side, inner)
 
     @rule(
         seconds=st.sampled_from(MOMENTS),
