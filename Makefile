@@ -27,8 +27,8 @@ $(VENV)/.made: pyproject.toml
 test: setup ## Run all tests: unit, packet (in the kernel) and netns (real links); wants root
 	@$(BIN)/python -m pytest $(ARGS)
 
-fuzz: setup ## Send five million mutated frames through the program; wants root
-	@FUZZ_FRAMES=5000000 $(BIN)/python -m pytest tests/packet/test_fuzz.py
+fuzz: setup ## Five million mutated frames through the program, and thousands of random lives; wants root
+	@FUZZ_FRAMES=5000000 MODEL_LIVES=3000 $(BIN)/python -m pytest tests/packet/test_fuzz.py tests/packet/test_model.py
 
 bench: bench-packet bench-gateway ## Measure everything
 

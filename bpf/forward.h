@@ -165,6 +165,8 @@ static __always_inline enum verdict forward(struct packet *pkt)
 	if (verdict != NEXT_STEP)
 		return verdict;
 	verdict = find_way(pkt, role, &flow, &out);
+	if (verdict == DROP_NO_NEXT_HOP && (flow.state & STATE_PHASE) == SLOT_EXPIRED)
+		return take(pkt, ROAD_UNCOMMON);
 	if (verdict != FORWARD_REQUEST && verdict != FORWARD_REPLY)
 		return verdict;
 	if (pkt->length > out.mtu || out.vlan || (flow.state & STATE_PHASE) == SLOT_EXPIRED)

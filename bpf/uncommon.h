@@ -93,6 +93,8 @@ static __always_inline enum verdict forward_uncommon(struct packet *pkt)
 	verdict = find_way(pkt, role, &flow, &out);
 	if (verdict == NEXT_STEP && is_later_fragment(pkt))
 		return DROP_FRAGMENT;
+	if (verdict == DROP_NO_NEXT_HOP && (flow.state & STATE_PHASE) == SLOT_EXPIRED)
+		return too_late(pkt);	/* its sender is told, whether or not there is a way on */
 	if (verdict != FORWARD_REQUEST && verdict != FORWARD_REPLY)
 		return verdict;
 	if ((flow.state & STATE_PHASE) == SLOT_EXPIRED)

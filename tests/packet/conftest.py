@@ -32,6 +32,7 @@ from tests.packet import cast
 from tests.packet.cast import Flow
 from tests.packet.driver import Driver
 
+pytest.register_assert_rewrite("tests.packet.both")
 RUN = Path("/run/ipbackend")
 
 
@@ -222,7 +223,7 @@ def unconfigured(loaded: Dataplane) -> Iterator[Dataplane]:
     loaded.sweep(SweepMode.ENDPOINT)
     left = audit(loaded.maps)
     if problems or left:
-        _start_over(loaded)
+        start_over(loaded)
     assert problems == []
     assert left == []
 
@@ -235,7 +236,7 @@ def dataplane(unconfigured: Dataplane) -> Dataplane:
     return unconfigured
 
 
-def _start_over(dataplane: Dataplane) -> None:
+def start_over(dataplane: Dataplane) -> None:
     """No test shall fail for another's mess: fresh tables and an empty index."""
     dataplane.tables.apply(diff(dataplane.entries, Entries()))
     dataplane.entries = Entries()

@@ -1,6 +1,7 @@
 """What TCP asks of the one in the middle: handshakes on a budget, resets that are believed or not, both ends told."""
 
 import struct
+from ipaddress import IPv4Address
 from random import Random
 
 import pytest
@@ -565,6 +566,14 @@ def test_whoever_speaks_after_the_end_is_told(dataplane, side, phase):
         assert_same(result.packet, told(flow, side, flags="RA", seq=0, ack=length - 2))
 
     assert (dataplane.phase(flow), counts(dataplane)) == (Phase.EXPIRED, (0, 0))
+
+
+def test_a_client_is_told_while_the_member_cannot_be_reached(dataplane):
+    flow = expired(dataplane)
+    dataplane.unresolved = {IPv4Address(MEMBER)}
+    dataplane.configure()
+
+    assert dataplane.run(flow.request(flags="A")).verdict is Verdict.REJECT_EXPIRED
 
 
 @pytest.mark.parametrize("side", SIDES)
