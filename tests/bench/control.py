@@ -81,7 +81,8 @@ class Control:
         yield self.load.line()
         for members, series in self.apply.items():
             before, after = self.descriptors[members]
-            yield series.line(descriptors_before=before, descriptors_after=after, peak_rss=self.resident[members])
+            kept = {"descriptors_before": before, "descriptors_kept": after - before}
+            yield series.line(**kept, peak_rss=self.resident[members])
         for series in self.restart.values():
             yield series.line()
         yield self.remove.line()

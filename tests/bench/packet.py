@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench import control, established, growth, openings, upkeep
+from tests.bench import control, established, growth, openings, report, upkeep
 from tests.bench.driver import Driver
 from tests.bench.rounds import Line
 from tests.netns.lab import private_mounts
@@ -19,6 +19,7 @@ LEVELS = (1, 1_000, 100_000, 1_000_000)
 CONNECTIONS = 1_000_000  # that the data plane is loaded for
 SHOTS = 7_000_000  # frames that the driver has room for, 24 bytes each
 SEEN = 100_000  # frames that may be looked at afterwards, or more if there are more flows
+DOCS = Path("docs")
 RESULTS = Path("build/bench/packet.jsonl")
 
 
@@ -48,6 +49,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--flows", type=listed(int), default=list(LEVELS), help="how many, such as 1,100000")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--cpu", type=int, default=max(os.sched_getaffinity(0)), help="which one all runs on")
+    parser.add_argument("--docs", action="store_true", help="write docs/benchmarks.md and its curves as well")
     given = parser.parse_args()
     if unknown := set(given.cases) - set(CASES):
         parser.error(f"--cases: {', '.join(sorted(unknown))} is none of {', '.join(CASES)}")
@@ -55,27 +57,24 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure, show as it comes, and write it down."""
+    """Measure, show as it comes, write it down; then the targets and the curves."""
     given = arguments()
     private_mounts()
     os.sched_setaffinity(0, {given.cpu})
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    figures = []
     with load(CONNECTIONS) as dataplane, RESULTS.open("w") as file:
         driver = Driver(SHOTS, max(*given.flows, SEEN))
         for line in lines(dataplane, driver, set(given.cases), given.flows, given.rounds):
-            show(line)
+            figures.append(line)
             file.write(json.dumps(line) + "\n")
+            file.flush()
+            print(report.shown(line), flush=True)
         driver.close()
-
-
-def show(line: Line) -> None:
-    """One line for a person to watch."""
-    ratio = next((f"  × {value:.2f}" for name, value in line.items() if name.startswith("ratio_to")), "")
-    if line["ns_median"] is None:
-        print(line)
-        return
-    spread = f"({line['ns_min']:.1f} to {line['ns_max']:.1f})"
-    print(f"{line['name']:14} {line['flows']:>9,} flows {line['ns_median']:8.1f} ns {spread:20}{ratio}", flush=True)
+    print(f"\n{report.text_table(report.targets(figures))}")
+    pictures = report.curves(figures, DOCS if given.docs else RESULTS.parent)
+    if given.docs:
+        (DOCS / "benchmarks.md").write_text(report.page(figures, pictures))
 
 
 if __name__ == "__main__":
