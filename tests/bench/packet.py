@@ -6,15 +6,24 @@ import argparse
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from ipbackend.datapath.loader import unpin
 from tests.bench import control, established, growth, openings, report, upkeep
 from tests.bench.driver import Driver
 from tests.bench.rounds import Line
 from tests.netns.lab import private_mounts
-from tests.packet.conftest import Dataplane, load
+from tests.packet.conftest import RUN, Dataplane, load
 
-CASES = (*established.CASES, "new", "pools", "cpus", "upkeep", "control", "listeners")
+ELSE = {
+    "new": openings.lines,
+    "pools": growth.pools,
+    "listeners": growth.listeners,
+    "cpus": growth.cpus,
+    "upkeep": upkeep.lines,
+}
+CASES = (*established.CASES, *ELSE, "control")
 LEVELS = (1, 1_000, 100_000, 1_000_000)
 CONNECTIONS = 1_000_000  # that the data plane is loaded for
 SHOTS = 7_000_000  # frames that the driver has room for, 24 bytes each
@@ -23,21 +32,25 @@ DOCS = Path("docs")
 RESULTS = Path("build/bench/packet.jsonl")
 
 
-def lines(dataplane: Dataplane, driver: Driver, wanted: set[str], flows: list[int], rounds: int) -> Iterator[Line]:
-    """The figures of all that is wanted, as they come."""
+def lines(driver: Driver, wanted: set[str], flows: list[int], rounds: int) -> Iterator[Line]:
+    """The figures of all that is wanted, as they come; each kind with a data plane of its own, loaded afresh."""
     if wanted & {*established.CASES}:
-        yield from established.lines(dataplane, driver, wanted, flows, rounds)
-    rest = {
-        "new": openings.lines,
-        "pools": growth.pools,
-        "cpus": growth.cpus,
-        "upkeep": upkeep.lines,
-        "control": control.lines,
-        "listeners": growth.listeners,
-    }
-    for name, of in rest.items():
+        with fresh() as dataplane:
+            yield from established.lines(dataplane, driver, wanted, flows, rounds)
+    for name, of in ELSE.items():
         if name in wanted:
-            yield from of(dataplane, driver, rounds)
+            with fresh() as dataplane:
+                yield from of(dataplane, driver, rounds)
+    if "control" in wanted:
+        yield from control.lines(rounds)
+
+
+@contextmanager
+def fresh() -> Iterator[Dataplane]:
+    """A data plane that holds nothing yet."""
+    with load(CONNECTIONS) as dataplane:
+        yield dataplane
+    unpin(RUN)
 
 
 def arguments() -> argparse.Namespace:
@@ -63,14 +76,14 @@ def main() -> None:
     os.sched_setaffinity(0, {given.cpu})
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     figures = []
-    with load(CONNECTIONS) as dataplane, RESULTS.open("w") as file:
-        driver = Driver(SHOTS, max(*given.flows, SEEN))
-        for line in lines(dataplane, driver, set(given.cases), given.flows, given.rounds):
+    driver = Driver(SHOTS, max(*given.flows, SEEN))
+    with RESULTS.open("w") as file:
+        for line in lines(driver, set(given.cases), given.flows, given.rounds):
             figures.append(line)
             file.write(json.dumps(line) + "\n")
             file.flush()
             print(report.shown(line), flush=True)
-        driver.close()
+    driver.close()
     print(f"\n{report.text_table(report.targets(figures))}")
     pictures = report.curves(figures, DOCS if given.docs else RESULTS.parent)
     if given.docs:

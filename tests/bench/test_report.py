@@ -17,8 +17,8 @@ def test_a_target_is_met_up_to_its_limit():
 
 
 def test_two_cpus_must_reach_theirs():
-    assert row([line("request-two-cpus", 9, 1.0, ratio_to_one_cpu=1.95)], "two CPUs, requests")[3] == "yes"
-    assert row([line("request-two-cpus", 9, 1.0, ratio_to_one_cpu=1.85)], "two CPUs, requests")[3] == "no"
+    assert row([line("request-two-cpus", 100_000, 1.0, ratio_to_one_cpu=1.95)], "two CPUs, requests")[3] == "yes"
+    assert row([line("request-two-cpus", 100_000, 1.0, ratio_to_one_cpu=1.85)], "two CPUs, requests")[3] == "no"
 
 
 def test_what_was_not_measured_is_said_to_be_so():
