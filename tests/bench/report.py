@@ -94,8 +94,18 @@ def everything(figures: Figures) -> Iterator[tuple[str, ...]]:
     known = {"name", "flows", "ns_median", "ns_min", "ns_max", "rounds"}
     for line in figures:
         numbers = [_time(line[key]) for key in ("ns_median", "ns_min", "ns_max")]
-        besides = ", ".join(f"{key} {value:,}" for key, value in line.items() if key not in known)
+        besides = ", ".join(
+            _besides(line, key) for key in line if key not in known and not key.endswith(("_min", "_max"))
+        )
         yield line["name"], f"{line['flows']:,}", *numbers, str(line["rounds"]), besides
+
+
+def _besides(line: dict[str, Any], key: str) -> str:
+    """What else a line says; a ratio with its extremes."""
+    name, value = key.replace("_", " "), line[key]
+    if f"{key}_min" in line:
+        return f"{name} {value:.2f} ({line[f'{key}_min']:.2f} to {line[f'{key}_max']:.2f})"
+    return f"{name} {value:,}"
 
 
 def _time(ns: float | None) -> str:
@@ -214,7 +224,7 @@ Written by `make bench-packet ARGS=--docs` on {datetime.datetime.now(datetime.UT
 
 HOW = """\
 A driver program inside the kernel (BPF_PROG_TEST_RUN) writes the next frame of a shuffled row whole and tail-calls the
-program that is measured. All figures are ns of CPU above an *empty* program that is called the same way in the same
+program that is measured. All figures are ns on one CPU above an *empty* program that is called the same way in the same
 round: the median over rounds, with the least and the most; ratios are medians of the rounds' ratios. Figures of
 different runs differ by half on a shared machine, ratios within one hardly. Yardsticks, in the same rounds:
 
