@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from itertools import count
-from statistics import median
+from statistics import harmonic_mean
 
 import numpy as np
 
@@ -130,15 +130,14 @@ def _by_cpus(
         ("reply", entry, replies),
     ):
         visits = [Visit(program, row, 1000, laps) for row in rows]
-        together = Series(f"{name}-two-cpus", len(flows))
-        ratios = []
+        together, alone = Series(f"{name}-two-cpus", len(flows)), Series(name, len(flows))
         for number in range(rounds + 1):
-            alone = [_sent(driver, [cpu], [visit])[0] for cpu, visit in zip(pair, visits, strict=True)]
+            singles = [_sent(driver, [cpu], [visit])[0] for cpu, visit in zip(pair, visits, strict=True)]
             each = _sent(driver, pair, visits)
             if number:
-                together.ns.append(sum(each) / 2)
-                ratios.append(sum(1 / one for one in each) / (sum(1 / one for one in alone) / 2))
-        yield together.line(ratio_to_one_cpu=round(median(ratios), 3))
+                together.ns.append(harmonic_mean(each))
+                alone.ns.append(harmonic_mean(singles) * len(pair))  # so that the ratio is that of packets
+        yield together.line(**alone.ratio_to(together, "one_cpu"))
 
 
 def _all_cpus() -> set[int]:
