@@ -42,14 +42,10 @@ members = [{", ".join(f"{{ {member} }}" for member in members)}]
 
 
 def configured(dataplane: Dataplane, *listeners: str) -> None:
-    """These listeners and no other, reached and answered by one interface, and handshakes up to the ceilings.
-
-    The members and connections of an earlier configuration end.
-    """
+    """These listeners, reached and answered by one interface, and handshakes up to the ceilings."""
     dataplane.member_interface = cast.CLIENT_INTERFACE
     networks = cast.NETWORKS.replace("[gateway]", "[gateway]\nmax_connections = 16000000")
-    for some in ((), listeners):
-        dataplane.configure(cast.all_half_open(networks) + "".join(some))
+    dataplane.configure(cast.all_half_open(networks) + "".join(listeners))
 
 
 def clients(count: int, protocol: int, seed: int) -> Row:

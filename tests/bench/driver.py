@@ -138,21 +138,32 @@ class Driver:
             self._visits[number] = self._written(visit)
         self._orders[cpu] = 0
         self._orders[cpu]["visits"] = len(visits)
+        laps = self._lap_times[cpu * MAX_LAPS :][: sum(visit.laps for visit in visits)]
         began = time.thread_time_ns()
         syscall.run(self._drive, bytes(FRAME), sum(visit.sent for visit in visits) + (not visits[-1].undo))
         spent = time.thread_time_ns() - began
-        times = iter(self._lap_times[cpu * MAX_LAPS :][:MAX_LAPS].tolist())
+        if self._orders[cpu]["timed"] != len(laps):
+            raise AssertionError(f"{self._orders[cpu]['timed']} laps were timed instead of {len(laps)}")
+        times = iter(laps.tolist())
         return Sent([median(next(times) for _ in range(visit.laps)) / visit.lap for visit in visits], spent)
+
+    def one(self, program: int, row: Placed) -> bytes:
+        """The row's first frame, whole, as it leaves."""
+        self._order(program, row)
+        return syscall.run(self._observe, bytes(FRAME))[1]
 
     def observe(self, program: int, row: Placed) -> Row:
         """The row sent once, unmeasured, and each frame as it left."""
+        self._order(program, row)
+        syscall.run(self._observe, bytes(FRAME), row.span + 1)
+        return self._seen[: row.span].copy()
+
+    def _order(self, program: int, row: Placed) -> None:
         (cpu,) = os.sched_getaffinity(0)
         self._aim({program})
         self._orders[cpu] = 0
         for name, value in zip(self._orders.dtype.names, self._written(Visit(program, row, 0, 0)), strict=False):
             self._orders[cpu][name] = value
-        syscall.run(self._observe, bytes(FRAME), row.span + 1)
-        return self._seen[: row.span].copy()
 
     def _written(self, visit: Visit) -> tuple[int, ...]:
         undo = visit.undo.first if visit.undo else 0

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from itertools import count
-from statistics import median
+from statistics import harmonic_mean
 
 import numpy as np
 
@@ -25,8 +25,7 @@ LISTENERS = {1: 100_000, 100: 1_000, 10_000: 50}  # how many, and the ceilings o
 POOLS = {1: 25_000, 10: 2_500, 100: 250, 500: 98}  # members, and the ceiling of each: about as many slots in all
 FLOWS = 10_000  # however many listeners they are shared by
 FRESH = 110_000  # slots that one listener's member, or all of many, still have after these flows
-CPU_FLOWS = (1_000, 100_000)  # of both CPUs together
-CPU_LAPS = 1_000
+CPU_FLOWS = {1_000: 1_000, 100_000: 400}  # of both CPUs together, and laps: for longer than one starts before the other
 MOST = 500  # members of a pool
 FULL, ONE = 1001, 1002  # ports
 SNATS = len(cast.SNATS)
@@ -38,10 +37,7 @@ def member(number: int, ceiling: int) -> str:
 
 
 def listeners(dataplane: Dataplane, driver: Driver, rounds: int) -> Iterator[Line]:
-    """As many packets and flows at more and more listeners, each with a member of its own.
-
-    For the end of a run: to remove so many listeners takes minutes.
-    """
+    """As many packets and flows at more and more listeners, each with a member of its own."""
     ports, text = {}, []
     for number, ceiling in LISTENERS.items():
         ports[number] = len(text) + 1
@@ -107,15 +103,21 @@ def cpus(dataplane: Dataplane, driver: Driver, rounds: int) -> Iterator[Line]:
     members = [f'address = "10.0.0.{host}", port = 8080' for host in range(11, 15)]
     configured(dataplane, listening("web", 80, members))
     pair = sorted(_all_cpus())[:2]
-    for number in CPU_FLOWS:
+    for number, laps in CPU_FLOWS.items():
         flows = bed.opened(dataplane, driver, clients(number, TCP, number))
         with bed.yardsticks(driver, flows) as programs:
-            yield from _by_cpus(dataplane, driver, pair, programs, flows, rounds)
+            yield from _by_cpus(dataplane, driver, pair, programs, flows, laps, rounds)
         bed.ended(dataplane, "TCP")
 
 
 def _by_cpus(
-    dataplane: Dataplane, driver: Driver, pair: Sequence[int], programs: dict[str, int], flows: Flows, rounds: int
+    dataplane: Dataplane,
+    driver: Driver,
+    pair: Sequence[int],
+    programs: dict[str, int],
+    flows: Flows,
+    laps: int,
+    rounds: int,
 ) -> Iterator[Line]:
     halves = np.array_split(np.random.default_rng(0).permutation(len(flows)), 2)
     requests = [driver.place(flows.requests[half]) for half in halves]
@@ -127,16 +129,15 @@ def _by_cpus(
         ("request", entry, requests),
         ("reply", entry, replies),
     ):
-        visits = [Visit(program, row, 1000, CPU_LAPS) for row in rows]
-        together = Series(f"{name}-two-cpus", len(flows))
-        ratios = []
+        visits = [Visit(program, row, 1000, laps) for row in rows]
+        together, alone = Series(f"{name}-two-cpus", len(flows)), Series(name, len(flows))
         for number in range(rounds + 1):
-            alone = [_sent(driver, [cpu], [visit])[0] for cpu, visit in zip(pair, visits, strict=True)]
+            singles = [_sent(driver, [cpu], [visit])[0] for cpu, visit in zip(pair, visits, strict=True)]
             each = _sent(driver, pair, visits)
             if number:
-                together.ns.append(sum(each) / 2)
-                ratios.append(sum(1 / one for one in each) / (sum(1 / one for one in alone) / 2))
-        yield together.line(ratio_to_one_cpu=round(median(ratios), 3))
+                together.ns.append(harmonic_mean(each))
+                alone.ns.append(harmonic_mean(singles) * len(pair))  # so that the ratio is that of packets
+        yield together.line(**alone.ratio_to(together, "one_cpu"))
 
 
 def _all_cpus() -> set[int]:

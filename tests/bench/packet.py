@@ -6,37 +6,51 @@ import argparse
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from tests.bench import control, established, growth, openings, upkeep
+from ipbackend.datapath.loader import unpin
+from tests.bench import control, established, growth, openings, report, upkeep
 from tests.bench.driver import Driver
 from tests.bench.rounds import Line
 from tests.netns.lab import private_mounts
-from tests.packet.conftest import Dataplane, load
+from tests.packet.conftest import RUN, Dataplane, load
 
-CASES = (*established.CASES, "new", "pools", "cpus", "upkeep", "control", "listeners")
+ELSE = {
+    "new": openings.lines,
+    "pools": growth.pools,
+    "listeners": growth.listeners,
+    "cpus": growth.cpus,
+    "upkeep": upkeep.lines,
+}
+CASES = (*established.CASES, *ELSE, "control")
 LEVELS = (1, 1_000, 100_000, 1_000_000)
 CONNECTIONS = 1_200_000  # that the data plane is loaded for
 SHOTS = 7_000_000  # frames that the driver has room for, 24 bytes each
 SEEN = 100_000  # frames that may be looked at afterwards, or more if there are more flows
+DOCS = Path("docs")
 RESULTS = Path("build/bench/packet.jsonl")
 
 
-def lines(dataplane: Dataplane, driver: Driver, wanted: set[str], flows: list[int], rounds: int) -> Iterator[Line]:
-    """The figures of all that is wanted, as they come."""
+def lines(driver: Driver, wanted: set[str], flows: list[int], rounds: int) -> Iterator[Line]:
+    """The figures of all that is wanted, as they come; each kind with a data plane of its own, loaded afresh."""
     if wanted & {*established.CASES}:
-        yield from established.lines(dataplane, driver, wanted, flows, rounds)
-    rest = {
-        "new": openings.lines,
-        "pools": growth.pools,
-        "cpus": growth.cpus,
-        "upkeep": upkeep.lines,
-        "control": control.lines,
-        "listeners": growth.listeners,
-    }
-    for name, of in rest.items():
+        with fresh() as dataplane:
+            yield from established.lines(dataplane, driver, wanted, flows, rounds)
+    for name, of in ELSE.items():
         if name in wanted:
-            yield from of(dataplane, driver, rounds)
+            with fresh() as dataplane:
+                yield from of(dataplane, driver, rounds)
+    if "control" in wanted:
+        yield from control.lines(rounds)
+
+
+@contextmanager
+def fresh() -> Iterator[Dataplane]:
+    """A data plane that holds nothing yet."""
+    with load(CONNECTIONS) as dataplane:
+        yield dataplane
+    unpin(RUN)
 
 
 def arguments() -> argparse.Namespace:
@@ -48,6 +62,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--flows", type=listed(int), default=list(LEVELS), help="how many, such as 1,100000")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--cpu", type=int, default=max(os.sched_getaffinity(0)), help="which one all runs on")
+    parser.add_argument("--docs", action="store_true", help="write docs/benchmarks.md and its curves as well")
     given = parser.parse_args()
     if unknown := set(given.cases) - set(CASES):
         parser.error(f"--cases: {', '.join(sorted(unknown))} is none of {', '.join(CASES)}")
@@ -55,27 +70,24 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure, show as it comes, and write it down."""
+    """Measure, show as it comes, write it down; then the targets and the curves."""
     given = arguments()
     private_mounts()
     os.sched_setaffinity(0, {given.cpu})
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with load(CONNECTIONS) as dataplane, RESULTS.open("w") as file:
-        driver = Driver(SHOTS, max(*given.flows, SEEN))
-        for line in lines(dataplane, driver, set(given.cases), given.flows, given.rounds):
-            show(line)
+    figures = []
+    driver = Driver(SHOTS, max(*given.flows, SEEN))
+    with RESULTS.open("w") as file:
+        for line in lines(driver, set(given.cases), given.flows, given.rounds):
+            figures.append(line)
             file.write(json.dumps(line) + "\n")
-        driver.close()
-
-
-def show(line: Line) -> None:
-    """One line for a person to watch."""
-    ratio = next((f"  × {value:.2f}" for name, value in line.items() if name.startswith("ratio_to")), "")
-    if line["ns_median"] is None:
-        print(line)
-        return
-    spread = f"({line['ns_min']:.1f} to {line['ns_max']:.1f})"
-    print(f"{line['name']:14} {line['flows']:>9,} flows {line['ns_median']:8.1f} ns {spread:20}{ratio}", flush=True)
+            file.flush()
+            print(report.shown(line), flush=True)
+    driver.close()
+    print(f"\n{report.text_table(report.targets(figures))}")
+    pictures = report.curves(figures, DOCS if given.docs else RESULTS.parent)
+    if given.docs:
+        (DOCS / "benchmarks.md").write_text(report.page(figures, pictures))
 
 
 if __name__ == "__main__":
