@@ -1,0 +1,170 @@
+"""The cases: each load through each system, in rounds, on one core. It knows no figures and prints nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+
+from tests.bench import gateway_systems as systems
+from tests.bench.gateway_core import Core, at_most
+from tests.bench.gateway_figures import Result, Sample
+from tests.bench.gateway_flood import Expectation, Flood, Flooder, Mode, Side
+from tests.bench.gateway_links import MEMBER
+from tests.bench.gateway_systems import FIRST_FRESH_PORT, FLOOD_PORT, WEB_PORT, Factory, Setting, System
+from tests.bench.gateway_tcp import Exchange
+from tests.netns.lab import CLIENT
+
+AT_MOST = 120  # seconds for one turn: what hangs is a bug
+KIB = 1024
+DROP, DIRECT = "drop", "direct"  # the baselines
+FLOODS, EXCHANGES = {"udp-64", "new-flow"}, {"tcp-connections", "http-keepalive", "bulk-tcp"}
+Turn = Callable[[System, int], Sample]
+"""One system's share of a round, which has a number."""
+
+UDP_SYSTEMS: tuple[Factory, ...] = (
+    systems.drop,
+    systems.xdp_redirect,
+    systems.ipbackend,
+    systems.kernel_forward,
+    systems.nftables,
+    systems.nftables_ct_count,
+)
+TCP_SYSTEMS: tuple[Factory, ...] = (
+    systems.direct,
+    systems.xdp_redirect,
+    systems.ipbackend,
+    systems.kernel_forward,
+    systems.nftables,
+    systems.nftables_ct_count,
+    systems.haproxy,
+    systems.nginx,
+)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How many rounds, and how much of everything in each: rather many short rounds than few long ones.
+
+    All flows together must stay below the kernel's nf_conntrack_max, 262,144 as a rule.
+    """
+
+    rounds: int = 61
+    packets: int = 50_000
+    flows: tuple[int, ...] = (1, 50_000)
+    fresh_rounds: int = 21
+    fresh_flows: int = 9000
+    connections: int = 250
+    requests: int = 500
+    bulk: int = 8 << 20
+
+
+def run(names: Collection[str], scale: Scale) -> Iterator[Result]:
+    """The cases of these names, one after the other."""
+    with Core() as core, closing(Flooder(core)) as flooder:
+        setting = Setting(core, flooder.patch, scale.fresh_flows, scale.fresh_rounds + 1)
+        if not FLOODS.isdisjoint(names):
+            with running(UDP_SYSTEMS, setting) as started:
+                yield from floods(names, scale, started, flooder)
+        if not EXCHANGES.isdisjoint(names):
+            with running(TCP_SYSTEMS, setting) as started:
+                yield from exchanges(names, scale, started, core)
+
+
+@contextmanager
+def running(factories: Sequence[Factory], setting: Setting) -> Iterator[list[System]]:
+    """All at once, so that their rounds can be interleaved."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(factory(setting)) for factory in factories]
+
+
+def interleaved(started: Sequence[System], rounds: int, turn: Turn) -> dict[str, list[Sample]]:
+    """Each system's samples; in each round another one is first. Turn 0 warms up and is not counted."""
+    samples: dict[str, list[Sample]] = {system.name: [] for system in started}
+    for number in range(rounds + 1):
+        first = number % len(started)
+        for system in (*started[first:], *started[:first]):
+            with at_most(AT_MOST, f"{system.name}, round {number}"):
+                sample = turn(system, number)
+            if number:
+                samples[system.name].append(sample)
+    return samples
+
+
+def floods(names: Collection[str], scale: Scale, started: Sequence[System], flooder: Flooder) -> Iterator[Result]:
+    for system in started:
+        system.links.attach(system.arrival, flooder.ends[Side.MEMBER])
+        if system.name != DROP:
+            system.links.attach(("client", "eth0"), flooder.ends[Side.CLIENT])
+    for flows in scale.flows:
+        for system in started:
+            with at_most(AT_MOST, f"{system.name}, {flows} flows"):
+                open_flows(flooder, system, flows)
+
+        def established(system: System, _number: int, flows: int = flows) -> Sample:
+            flood = Flood(scale.packets, flows, system.destination, FLOOD_PORT, random=True)
+            return flooded(flooder, system, flood)
+
+        if "udp-64" in names:
+            yield Result("udp-64", flows, "packet", DROP, interleaved(started, scale.rounds, established))
+
+    def fresh(system: System, number: int) -> Sample:
+        flood = Flood(scale.fresh_flows, scale.fresh_flows, system.destination, FIRST_FRESH_PORT + number)
+        return flooded(flooder, system, flood)
+
+    if "new-flow" in names:
+        yield Result("new-flow", 1, "packet", DROP, interleaved(started, scale.fresh_rounds, fresh))
+
+
+def open_flows(flooder: Flooder, system: System, flows: int) -> None:
+    """One datagram and one answer of each flow, checksums verified at both ends; RuntimeError if one is missing."""
+    there = Expectation(MEMBER, system.sources, destination_port=FLOOD_PORT)
+    back = Expectation(CLIENT, (system.destination,), source_port=FLOOD_PORT)
+    flooder.expect(Side.MEMBER, there, Mode.VERIFY if system.name == DROP else Mode.ANSWER)
+    flooder.expect(Side.CLIENT, back, Mode.VERIFY)
+    flooder.send(system.links, Flood(flows, flows, system.destination, FLOOD_PORT))
+    arrived = {side: flooder.arrived(side) for side in Side}
+    complete = {Side.MEMBER: (flows, 0), Side.CLIENT: (0, 0) if system.name == DROP else (flows, 0)}
+    if arrived != complete:
+        raise RuntimeError(f"{system.name}: of {flows} flows arrived, right and wrong: {arrived}")
+
+
+def flooded(flooder: Flooder, system: System, flood: Flood) -> Sample:
+    """Send; every datagram must arrive rewritten, or it was lost. RuntimeError if one arrives otherwise."""
+    flooder.expect(Side.MEMBER, Expectation(MEMBER, system.sources, destination_port=flood.port))
+    spent = flooder.send(system.links, flood)
+    right, wrong = flooder.arrived(Side.MEMBER)
+    if wrong:
+        raise RuntimeError(f"{system.name}: {wrong} of {flood.packets} datagrams arrived, but not as they should")
+    return Sample(spent / flood.packets, lost=flood.packets - right)
+
+
+def exchanges(names: Collection[str], scale: Scale, started: Sequence[System], core: Core) -> Iterator[Result]:
+    with ExitStack() as stack:
+        ends = {system.name: stack.enter_context(exchange(system)) for system in started}
+
+        def connections(system: System, _number: int) -> Sample:
+            with core.measured(system.tasks) as spent:
+                ends[system.name].connections(scale.connections)
+            return Sample(spent.ns / scale.connections)
+
+        def requests(system: System, _number: int) -> Sample:
+            with core.measured(system.tasks) as spent:
+                latencies = ends[system.name].requests(scale.requests)
+            return Sample(spent.ns / scale.requests, latencies=latencies)
+
+        def bulk(system: System, _number: int) -> Sample:
+            with core.measured(system.tasks) as spent:
+                ends[system.name].bulk(scale.bulk)
+            return Sample(spent.ns * KIB / scale.bulk)
+
+        loads = {"tcp-connections": connections, "http-keepalive": requests, "bulk-tcp": bulk}
+        units = {"tcp-connections": "connection", "http-keepalive": "request", "bulk-tcp": "KiB"}
+        for name, load in loads.items():
+            if name in names:
+                yield Result(name, 1, units[name], DIRECT, interleaved(started, scale.rounds, load))
+
+
+def exchange(system: System) -> Exchange:
+    ends = system.links["client"], system.links["member"]
+    return Exchange(*ends, (MEMBER, WEB_PORT), system.destination, system.sources)
