@@ -11,7 +11,7 @@ from tests.bench.gateway_core import Core, at_most
 from tests.bench.gateway_figures import Result, Sample
 from tests.bench.gateway_flood import Expectation, Flood, Flooder, Mode, Side
 from tests.bench.gateway_links import MEMBER
-from tests.bench.gateway_systems import FIRST_FRESH_PORT, FLOOD_PORT, WEB_PORT, Factory, Setting, System
+from tests.bench.gateway_systems import FIRST_FRESH_PORT, FLOOD_PORT, TCP, UDP, WEB_PORT, Factory, Setting, System
 from tests.bench.gateway_tcp import Exchange
 from tests.netns.lab import CLIENT
 
@@ -22,15 +22,8 @@ FLOODS, EXCHANGES = {"udp-64", "new-flow"}, {"tcp-connections", "http-keepalive"
 Turn = Callable[[System, int], Sample]
 """One system's share of a round, which has a number."""
 
-UDP_SYSTEMS: tuple[Factory, ...] = (
+SYSTEMS: tuple[Factory, ...] = (
     systems.drop,
-    systems.xdp_redirect,
-    systems.ipbackend,
-    systems.kernel_forward,
-    systems.nftables,
-    systems.nftables_ct_count,
-)
-TCP_SYSTEMS: tuple[Factory, ...] = (
     systems.direct,
     systems.xdp_redirect,
     systems.ipbackend,
@@ -63,19 +56,12 @@ def run(names: Collection[str], scale: Scale) -> Iterator[Result]:
     """The cases of these names, one after the other."""
     with Core() as core, closing(Flooder(core)) as flooder:
         setting = Setting(core, flooder.patch, scale.fresh_flows, scale.fresh_rounds + 1)
-        if not FLOODS.isdisjoint(names):
-            with running(UDP_SYSTEMS, setting) as started:
-                yield from floods(names, scale, started, flooder)
-        if not EXCHANGES.isdisjoint(names):
-            with running(TCP_SYSTEMS, setting) as started:
-                yield from exchanges(names, scale, started, core)
-
-
-@contextmanager
-def running(factories: Sequence[Factory], setting: Setting) -> Iterator[list[System]]:
-    """All at once, so that their rounds can be interleaved."""
-    with ExitStack() as stack:
-        yield [stack.enter_context(factory(setting)) for factory in factories]
+        with ExitStack() as stack:
+            started = [stack.enter_context(factory(setting)) for factory in SYSTEMS]
+            if not FLOODS.isdisjoint(names):
+                yield from floods(names, scale, [system for system in started if system.loads >= UDP], flooder)
+            if not EXCHANGES.isdisjoint(names):
+                yield from exchanges(names, scale, [system for system in started if system.loads >= TCP], core)
 
 
 def interleaved(started: Sequence[System], rounds: int, turn: Turn) -> dict[str, list[Sample]]:
@@ -92,28 +78,40 @@ def interleaved(started: Sequence[System], rounds: int, turn: Turn) -> dict[str,
 
 
 def floods(names: Collection[str], scale: Scale, started: Sequence[System], flooder: Flooder) -> Iterator[Result]:
-    for system in started:
-        system.links.attach(system.arrival, flooder.ends[Side.MEMBER])
-        if system.name != DROP:
-            system.links.attach(("client", "eth0"), flooder.ends[Side.CLIENT])
-    for flows in scale.flows:
+    with ExitStack() as stack:
         for system in started:
-            with at_most(AT_MOST, f"{system.name}, {flows} flows"):
-                open_flows(flooder, system, flows)
+            stack.enter_context(counting(flooder, system))
+        for flows in scale.flows:
+            for system in started:
+                with at_most(AT_MOST, f"{system.name}, {flows} flows"):
+                    open_flows(flooder, system, flows)
 
-        def established(system: System, _number: int, flows: int = flows) -> Sample:
-            flood = Flood(scale.packets, flows, system.destination, FLOOD_PORT, random=True)
+            def established(system: System, _number: int, flows: int = flows) -> Sample:
+                flood = Flood(scale.packets, flows, system.destination, FLOOD_PORT, random=True)
+                return flooded(flooder, system, flood)
+
+            if "udp-64" in names:
+                yield Result("udp-64", flows, "packet", DROP, interleaved(started, scale.rounds, established))
+
+        def fresh(system: System, number: int) -> Sample:
+            flood = Flood(scale.fresh_flows, scale.fresh_flows, system.destination, FIRST_FRESH_PORT + number)
             return flooded(flooder, system, flood)
 
-        if "udp-64" in names:
-            yield Result("udp-64", flows, "packet", DROP, interleaved(started, scale.rounds, established))
+        if "new-flow" in names:
+            yield Result("new-flow", 1, "packet", DROP, interleaved(started, scale.fresh_rounds, fresh))
 
-    def fresh(system: System, number: int) -> Sample:
-        flood = Flood(scale.fresh_flows, scale.fresh_flows, system.destination, FIRST_FRESH_PORT + number)
-        return flooded(flooder, system, flood)
 
-    if "new-flow" in names:
-        yield Result("new-flow", 1, "packet", DROP, interleaved(started, scale.fresh_rounds, fresh))
+@contextmanager
+def counting(flooder: Flooder, system: System) -> Iterator[None]:
+    """The ends count what arrives, in XDP, while this is open."""
+    ends = {Side.MEMBER: system.arrival, Side.CLIENT: ("client", "eth0")}
+    if system.name == DROP:
+        del ends[Side.CLIENT]  # nothing comes back
+    for side, end in ends.items():
+        system.links.attach(end, flooder.ends[side])
+    yield
+    for end in ends.values():
+        system.links.attach(end, -1)
 
 
 def open_flows(flooder: Flooder, system: System, flows: int) -> None:

@@ -23,17 +23,22 @@ FIRST_FRESH_PORT = 7000  # one listener and member for each round, so that its c
 CEILING = 100_000
 NEVER = 4000  # seconds: what was opened stays to the end
 TOOLS = REPOSITORY / "build" / "bench" / "tools"  # packages unpacked, not installed: see Makefile
+UDP, TCP = frozenset({"udp"}), frozenset({"tcp"})
 
 
 @dataclass(frozen=True)
 class System:
-    """A gateway that runs: what clients connect to, whom members see, and which processes its work is done in."""
+    """A gateway that runs: what clients connect to, whom members see, and which processes its work is done in.
+
+    `loads`: what can be sent through it.
+    """
 
     name: str
     links: Links
     destination: str
     sources: tuple[str, ...]
     tasks: tuple[int, ...] = ()
+    loads: frozenset[str] = UDP | TCP
     arrival: End = ("member", "eth0")
     """Where a flood ends."""
 
@@ -60,14 +65,14 @@ Factory = Callable[[Setting], AbstractContextManager[System]]
 def drop(setting: Setting) -> Iterator[System]:
     """Nothing but the links: what arrives at the gateway ends there."""
     with Links(routed=False) as links:
-        yield System("drop", links, MEMBER, (CLIENT,), arrival=("gateway", "eth0"))
+        yield System("drop", links, MEMBER, (CLIENT,), loads=UDP, arrival=("gateway", "eth0"))
 
 
 @contextmanager
 def direct(setting: Setting) -> Iterator[System]:
     """Client and member on one cable."""
     with Links(routed=False, gateway=False) as links:
-        yield System("direct", links, MEMBER, (CLIENT,))
+        yield System("direct", links, MEMBER, (CLIENT,), loads=TCP)
 
 
 @contextmanager
@@ -230,7 +235,7 @@ def _proxy(name: str, configuration: str, command: tuple[str, ...]) -> Iterator[
             )
             try:
                 wait_for_listener(process, Path(folder, "log"))
-                yield System(name, links, VIP, (GATEWAY_MEMBER_SIDE,), (process.pid,))
+                yield System(name, links, VIP, (GATEWAY_MEMBER_SIDE,), (process.pid,), loads=TCP)
             finally:
                 process.kill()
                 process.wait()

@@ -9,20 +9,10 @@ from dataclasses import replace
 import pytest
 
 from tests.bench import gateway_systems as systems
-from tests.bench.gateway_cases import (
-    EXCHANGES,
-    FLOODS,
-    TCP_SYSTEMS,
-    UDP_SYSTEMS,
-    Scale,
-    exchange,
-    flooded,
-    open_flows,
-    run,
-)
+from tests.bench.gateway_cases import EXCHANGES, FLOODS, Scale, counting, exchange, flooded, open_flows, run
 from tests.bench.gateway_core import Core
 from tests.bench.gateway_figures import Result
-from tests.bench.gateway_flood import Flood, Flooder, Side
+from tests.bench.gateway_flood import Flood, Flooder
 from tests.bench.gateway_links import Links
 from tests.bench.gateway_systems import FLOOD_PORT, Setting, System
 
@@ -48,9 +38,7 @@ def flooder() -> Iterator[Flooder]:
 @pytest.fixture
 def redirect(flooder: Flooder) -> Iterator[System]:
     """The simplest system that brings everything to the member, its ends counting."""
-    with systems.xdp_redirect(Setting(flooder.core, flooder.patch, 1, 1)) as system:
-        system.links.attach(("member", "eth0"), flooder.ends[Side.MEMBER])
-        system.links.attach(("client", "eth0"), flooder.ends[Side.CLIENT])
+    with systems.xdp_redirect(Setting(flooder.core, flooder.patch, 1, 1)) as system, counting(flooder, system):
         yield system
 
 
@@ -61,7 +49,8 @@ def flood_to(system: System) -> Flood:
 @pytest.mark.root
 def test_every_case_goes_through_every_system(results):
     made = {(result.name, result.flows): result.samples for result in results}
-    udp, tcp = ({factory.__name__.replace("_", "-") for factory in each} for each in (UDP_SYSTEMS, TCP_SYSTEMS))
+    both = {"xdp-redirect", "ipbackend", "kernel-forward", "nftables", "nftables-ct-count"}
+    udp, tcp = both | {"drop"}, both | {"direct", "haproxy", "nginx"}
 
     assert {case: set(samples) for case, samples in made.items()} == {
         ("udp-64", 1): udp,
@@ -103,11 +92,10 @@ def test_every_request_has_a_latency(results):
 def test_what_does_not_arrive_is_counted_as_lost(own_run, flooder):
     with Links(routed=True) as links:  # a gateway that does not forward
         system = System("nothing", links, systems.MEMBER, ELSEWHERE)
-        links.attach(("member", "eth0"), flooder.ends[Side.MEMBER])
-
-        assert flooded(flooder, system, flood_to(system)).lost == PACKETS
-        with pytest.raises(RuntimeError, match="of 5 flows arrived"):
-            open_flows(flooder, system, 5)
+        with counting(flooder, system):
+            assert flooded(flooder, system, flood_to(system)).lost == PACKETS
+            with pytest.raises(RuntimeError, match="of 5 flows arrived"):
+                open_flows(flooder, system, 5)
 
 
 @pytest.mark.root
