@@ -6,8 +6,9 @@ import argparse
 import sys
 
 from tests.bench import gateway_report as report
-from tests.bench.gateway_cases import EXCHANGES, FLOODS, Scale, run
+from tests.bench.gateway_cases import Scale, run
 from tests.bench.gateway_figures import Record, Target, judge, records
+from tests.bench.gateway_systems import EXCHANGES, FLOODS
 from tests.netns.lab import private_mounts
 from tests.netns.members import REPOSITORY
 
@@ -38,10 +39,11 @@ everything at once in XDP, for TCP a cable without a gateway. Ratios are medians
 * `tcp-connections`: connect, ask, answer, reset; 32 side by side. Client and member are one thread, so none of their
   wake-ups is in the figures, while a proxy's are.
 * `http-keepalive`: requests over one connection; the latency is wall time, of a core that others may use too.
-* `bulk-tcp`: over one connection, in frames of 1500 bytes. Veth with checksum offload would move segments of 64 kB
-  from end to end without cutting them, which no wire does; it is off here, so all that is forwarded began as
-  frames. The kernel still joins them before it forwards (GRO). In TCP an XDP program on veth pays for copying each
-  frame out of the sender's buffer, which a network card's driver does not: see what `xdp-redirect` adds.
+* `bulk-tcp`: over one connection, in frames of 1500 bytes. Between namespaces the kernel can move segments of 64 kB
+  from end to end without ever cutting them, which no wire does (`nftables-segments`); everywhere else all that is
+  forwarded began as frames, which the kernel joins before it forwards (GRO) and XDP does not.
+* An XDP program on veth pays for copying each TCP frame out of its sender's buffer, which a network card's driver
+  does not do; what `xdp-redirect` adds shows how much that is.
 
 `nftables` is DNAT and masquerade, `nftables-ct-count` the same with a ceiling of connections for the member. HAProxy
 (TCP mode) and nginx (stream) run with one thread, as packaged. What the daemon and its sweeps take on another core is

@@ -54,9 +54,10 @@ class Links:
     """One copy. It can stand in for a lab where only its namespaces are asked for.
 
     `routed`: client and member reach each other by the gateway's addresses; otherwise as on one wire.
+    `segments`: TCP may leave to the links what hardware would do, checksums and cutting into frames; they do neither.
     """
 
-    def __init__(self, *, routed: bool, gateway: bool = True, forward: bool = False) -> None:
+    def __init__(self, *, routed: bool, gateway: bool = True, forward: bool = False, segments: bool = False) -> None:
         cables = THROUGH_GATEWAY if gateway else WITHOUT_GATEWAY
         roles = dict.fromkeys(end[0] for near, far, _ in cables for end in (near, far))
         self.indices: dict[End, int] = {}
@@ -68,7 +69,7 @@ class Links:
                 # Clients and proxies take a fresh port for each connection as long as they can.
                 self.set(role, "ipv4/ip_local_port_range", "1024 65535")
             for near, far, index in cables:
-                self._cable(netlink, near, far, index)
+                self._cable(netlink, near, far, index, segments=segments)
                 self._neighbours(netlink, near, far)
             if routed:
                 self._routes(netlink)
@@ -107,7 +108,7 @@ class Links:
         with self[end[0]].netlink() as control:
             control.link("set", index=self.indices[end], xdp_fd=program)
 
-    def _cable(self, netlink: dict[str, Any], near: End, far: End, index: int) -> None:
+    def _cable(self, netlink: dict[str, Any], near: End, far: End, index: int, *, segments: bool) -> None:
         peer = {"ifname": far[1], "net_ns_fd": self[far[0]].fd}
         netlink[near[0]].link("add", ifname=near[1], index=index, kind="veth", peer=peer)
         for end in (near, far):
@@ -115,7 +116,8 @@ class Links:
             self.indices[end] = index = netlink[role].link_lookup(ifname=name)[0]
             netlink[role].link("set", index=index, address=MACS[end])
             netlink[role].addr("add", index=index, address=ADDRESSES[end], prefixlen=24)
-            switch_tx_checksum_off(self[role], name)
+            if not segments:
+                switch_tx_checksum_off(self[role], name)
             switch_gro_on(self[role], name)
         for end in (near, far):  # not before both have GRO: what XDP may redirect to is settled when it comes up
             netlink[end[0]].link("set", index=self.indices[end], state="up")

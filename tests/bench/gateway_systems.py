@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.bench.gateway_core import Core
@@ -23,14 +23,15 @@ FIRST_FRESH_PORT = 7000  # one listener and member for each round, so that its c
 CEILING = 100_000
 NEVER = 4000  # seconds: what was opened stays to the end
 TOOLS = REPOSITORY / "build" / "bench" / "tools"  # packages unpacked, not installed: see Makefile
-UDP, TCP = frozenset({"udp"}), frozenset({"tcp"})
+FLOODS = frozenset({"udp-64", "new-flow"})
+EXCHANGES = frozenset({"tcp-connections", "http-keepalive", "bulk-tcp"})
 
 
 @dataclass(frozen=True)
 class System:
     """A gateway that runs: what clients connect to, whom members see, and which processes its work is done in.
 
-    `loads`: what can be sent through it.
+    `cases`: what can be sent through it.
     """
 
     name: str
@@ -38,7 +39,7 @@ class System:
     destination: str
     sources: tuple[str, ...]
     tasks: tuple[int, ...] = ()
-    loads: frozenset[str] = UDP | TCP
+    cases: frozenset[str] = FLOODS | EXCHANGES
     arrival: End = ("member", "eth0")
     """Where a flood ends."""
 
@@ -65,14 +66,14 @@ Factory = Callable[[Setting], AbstractContextManager[System]]
 def drop(setting: Setting) -> Iterator[System]:
     """Nothing but the links: what arrives at the gateway ends there."""
     with Links(routed=False) as links:
-        yield System("drop", links, MEMBER, (CLIENT,), loads=UDP, arrival=("gateway", "eth0"))
+        yield System("drop", links, MEMBER, (CLIENT,), cases=FLOODS, arrival=("gateway", "eth0"))
 
 
 @contextmanager
 def direct(setting: Setting) -> Iterator[System]:
     """Client and member on one cable."""
     with Links(routed=False, gateway=False) as links:
-        yield System("direct", links, MEMBER, (CLIENT,), loads=TCP)
+        yield System("direct", links, MEMBER, (CLIENT,), cases=EXCHANGES)
 
 
 @contextmanager
@@ -156,7 +157,14 @@ def nftables_ct_count(setting: Setting) -> AbstractContextManager[System]:
 
 
 @contextmanager
-def _nftables(name: str, more: str) -> Iterator[System]:
+def nftables_segments(setting: Setting) -> Iterator[System]:
+    """The same as nftables on links that carry segments of up to 64 kB whole, as no wire does."""
+    with _nftables("nftables-segments", "", segments=True) as system:
+        yield replace(system, cases=frozenset({"bulk-tcp"}))
+
+
+@contextmanager
+def _nftables(name: str, more: str, *, segments: bool = False) -> Iterator[System]:
     rules = f"""
 table ip bench {{
     chain prerouting {{
@@ -169,7 +177,7 @@ table ip bench {{
     }}{more}
 }}
 """
-    with Links(routed=True, forward=True) as links:
+    with Links(routed=True, forward=True, segments=segments) as links:
         links["gateway"].run(["nft", "-f", "-"], input=rules.encode())
         for timeout in ("udp_timeout", "udp_timeout_stream"):
             links.set("gateway", f"netfilter/nf_conntrack_{timeout}", str(NEVER))
@@ -235,7 +243,7 @@ def _proxy(name: str, configuration: str, command: tuple[str, ...]) -> Iterator[
             )
             try:
                 wait_for_listener(process, Path(folder, "log"))
-                yield System(name, links, VIP, (GATEWAY_MEMBER_SIDE,), (process.pid,), loads=TCP)
+                yield System(name, links, VIP, (GATEWAY_MEMBER_SIDE,), (process.pid,), cases=EXCHANGES)
             finally:
                 process.kill()
                 process.wait()
