@@ -45,9 +45,9 @@ everything at once in XDP, for TCP a cable without a gateway. Ratios are medians
 * An XDP program on veth pays for copying each TCP frame out of its sender's buffer, which a network card's driver
   does not do; what `xdp-redirect` adds shows how much that is.
 
-`nftables` is DNAT and masquerade, `nftables-ct-count` the same with a ceiling of connections for the member. HAProxy
-(TCP mode) and nginx (stream) run with one thread, as packaged. What the daemon and its sweeps take on another core is
-not counted.
+`nftables` is DNAT and masquerade, without checking checksums, which a network card would have done;
+`nftables-ct-count` is the same with a ceiling of connections for the member. HAProxy (TCP mode) and nginx (stream) run
+with one thread, as packaged. What ipbackend's daemon and its sweeps take on another core is not counted.
 """
 
 

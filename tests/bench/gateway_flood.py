@@ -69,7 +69,7 @@ class Flooder:
 
     def __init__(self, core: Core) -> None:
         self.core = core
-        with tempfile.TemporaryDirectory(prefix="ipbackend-") as headers:
+        with tempfile.TemporaryDirectory(dir="/run") as headers:
             os.environ["BCC_KERNEL_SOURCE"] = str(make_header_tree(Path(headers)))
             self._bpf = BPF(
                 text=Path(__file__).with_suffix(".c").read_bytes(),

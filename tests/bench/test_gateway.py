@@ -30,7 +30,7 @@ def results(own_run: None) -> list[Result]:
 
 
 @pytest.fixture(scope="module")
-def flooder() -> Iterator[Flooder]:
+def flooder(own_run: None) -> Iterator[Flooder]:
     with Core() as core, closing(Flooder(core)) as flooder:
         yield flooder
 
@@ -89,7 +89,7 @@ def test_every_request_has_a_latency(results):
 
 
 @pytest.mark.root
-def test_what_does_not_arrive_is_counted_as_lost(own_run, flooder):
+def test_what_does_not_arrive_is_counted_as_lost(flooder):
     with Links(routed=True) as links:  # a gateway that does not forward
         system = System("nothing", links, systems.MEMBER, ELSEWHERE)
         with counting(flooder, system):
@@ -99,14 +99,14 @@ def test_what_does_not_arrive_is_counted_as_lost(own_run, flooder):
 
 
 @pytest.mark.root
-def test_what_arrives_otherwise_than_rewritten_is_refused(own_run, flooder, redirect):
+def test_what_arrives_otherwise_than_rewritten_is_refused(flooder, redirect):
     assert flooded(flooder, redirect, flood_to(redirect)).lost == 0
     with pytest.raises(RuntimeError, match=f"{PACKETS} of {PACKETS} datagrams arrived, but not as they should"):
         flooded(flooder, replace(redirect, sources=ELSEWHERE), flood_to(redirect))
 
 
 @pytest.mark.root
-def test_a_connection_that_came_another_way_is_refused(own_run, flooder):
+def test_a_connection_that_came_another_way_is_refused(flooder):
     with systems.xdp_redirect(Setting(flooder.core, flooder.patch, 1, 1)) as system:
         with exchange(system) as ends:
             ends.connections(3)
