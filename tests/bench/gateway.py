@@ -20,7 +20,7 @@ TARGETS = (
     Target("UDP, 1 flow, to plain XDP redirect", "udp-64", 1, "xdp-redirect", 1.3),
     Target("UDP, 1 flow, to nftables", "udp-64", 1, "nftables", 1 / 5),
     Target("UDP, 50,000 flows, to nftables", "udp-64", 50_000, "nftables", 1 / 3.5),
-    Target("new flow, to nftables", "new-flow", 1, "nftables", 1 / 9),
+    Target("new flow, to nftables", "new-flow", Scale().fresh_flows, "nftables", 1 / 9),
     Target("TCP, added per connection, to nftables", "tcp-connections", 1, "nftables", 1 / 2.5, net=True),
     Target("TCP, added per connection, to HAProxy", "tcp-connections", 1, "haproxy", 1 / 5, net=True),
 )
@@ -62,7 +62,7 @@ def main() -> int:
     private_mounts()
     made: list[Record] = []
     for result in run(arguments.case or FLOODS | EXCHANGES, QUICK if arguments.quick else Scale()):
-        print(f"{result.name}, {result.flows:,} flows: done", file=sys.stderr, flush=True)
+        print(f"measured: {result.name}, {result.flows:,}", file=sys.stderr, flush=True)
         made += records(result)
         report.write_jsonl(OUTPUT / "gateway.jsonl", made)
     shown = report.tables(made, judge(TARGETS, made))

@@ -52,7 +52,7 @@ class Scale:
     All flows together must stay below the kernel's nf_conntrack_max, 262,144 as a rule.
     """
 
-    rounds: int = 61
+    rounds: int = 101
     packets: int = 50_000
     flows: tuple[int, ...] = (1, 50_000)
     fresh_rounds: int = 21
@@ -126,7 +126,8 @@ def floods(names: Collection[str], scale: Scale, started: Sequence[System], floo
             return flooded(flooder, system, flood)
 
         if "new-flow" in names:
-            yield Result("new-flow", 1, "packet", DROP, interleaved("new-flow", those, scale.fresh_rounds, fresh))
+            samples = interleaved("new-flow", those, scale.fresh_rounds, fresh)
+            yield Result("new-flow", scale.fresh_flows, "packet", DROP, samples)
 
 
 @contextmanager

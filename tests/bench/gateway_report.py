@@ -108,7 +108,8 @@ def picture(path: Path, made: Sequence[Record]) -> None:
         above = [record["ns_max"] - median for median, record in zip(medians, bars, strict=True)]
         colours = ["tab:orange" if record["system"] == "ipbackend" else "tab:blue" for record in bars]
         drawn = axis.barh([record["system"] for record in bars], medians, xerr=(below, above), color=colours)
-        axis.bar_label(drawn, [f" {median:,.0f}" for median in medians], label_type="center", color="white")
+        axis.bar_label(drawn, [f"{median:,.0f}" for median in medians], padding=4)  # beyond the line
+        axis.margins(x=0.1)
         axis.set_title(f"{title(case)} that the gateway adds", fontsize="medium")
         axis.set_xlim(left=0)
     figure.tight_layout()

@@ -55,7 +55,7 @@ def test_every_case_goes_through_every_system(results):
     assert {case: set(samples) for case, samples in made.items()} == {
         ("udp-64", 1): udp,
         ("udp-64", 20): udp,
-        ("new-flow", 1): udp,
+        ("new-flow", TINY.fresh_flows): udp,
         ("tcp-connections", 1): tcp,
         ("http-keepalive", 1): tcp,
         ("bulk-tcp", 1): tcp | {"nftables-segments"},
