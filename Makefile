@@ -46,7 +46,7 @@ test: setup $(TOOLS)/.made ## Run all tests: unit, packet (in the kernel) and ne
 fuzz: setup ## Send five million mutated frames through the program; wants root
 	@FUZZ_FRAMES=5000000 $(BIN)/python -m pytest tests/packet/test_fuzz.py
 
-bench-gateway: setup $(TOOLS)/.made $(VENV)/.made-bench ## Compare with other gateways on one core, in four minutes; wants root
+bench-gateway: setup $(TOOLS)/.made $(VENV)/.made-bench ## Compare with other gateways on one core, in five minutes; wants root
 	@$(BIN)/python -m tests.bench.gateway $(ARGS)
 
 lint: setup ## Check style and types
