@@ -1,12 +1,13 @@
 # Everything a contributor runs. `make help` lists the targets.
 VENV := .venv
+TOOLS := build/bench/tools
 BIN := $(VENV)/bin
 PACKAGES := python3-bpfcc python3-venv linux-libc-dev nftables
 .DEFAULT_GOAL := help
-.PHONY: help setup test fuzz bench bench-packet lint demo lab clean
+.PHONY: help setup test fuzz bench bench-packet bench-gateway lint demo lab clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Install what is missing: distribution packages (as root) and the Python environment
 	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q ' installed' || echo $$p; done); \
@@ -24,7 +25,18 @@ $(VENV)/.made: pyproject.toml
 	@$(BIN)/pip install -q --disable-pip-version-check -e '.[test,lint]'
 	@touch $@
 
-test: setup ## Run all tests: unit, packet (in the kernel) and netns (real links); wants root
+# Other load balancers to compare with: their packages unpacked, not installed, so that no service starts.
+PEERS := haproxy nginx-light libnginx-mod-stream
+$(TOOLS)/.made:
+	@echo "setup: unpacking" $(PEERS)
+	@rm -rf $(TOOLS) && mkdir -p $(TOOLS)/archives/partial
+	@apt-get update -qq && apt-get install -y -qq --no-install-recommends --reinstall --download-only \
+		-o APT::Sandbox::User=root -o Dir::Cache::archives=$(CURDIR)/$(TOOLS)/archives $(PEERS) >/dev/null \
+		|| { echo "setup: could not fetch them (run as root: sudo make bench-gateway)" >&2; exit 1; }
+	@for p in $(TOOLS)/archives/*.deb; do dpkg-deb -x $$p $(TOOLS); done
+	@touch $@
+
+test: setup $(TOOLS)/.made ## Run all tests: unit, packet (in the kernel) and netns (real links); wants root
 	@$(BIN)/python -m pytest $(ARGS)
 
 fuzz: setup ## Five million mutated frames through the program, and thousands of random lives; wants root
@@ -38,6 +50,9 @@ bench-packet: setup $(VENV)/.bench ## Measure what a packet costs in the kernel,
 $(VENV)/.bench: $(VENV)/.made
 	@$(BIN)/pip install -q --disable-pip-version-check -e '.[bench]'
 	@touch $@
+
+bench-gateway: setup $(TOOLS)/.made $(VENV)/.bench ## Compare with other gateways on one core, in five minutes; wants root
+	@$(BIN)/python -m tests.bench.gateway $(ARGS)
 
 lint: setup ## Check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
