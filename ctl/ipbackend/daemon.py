@@ -17,15 +17,17 @@ from pathlib import Path
 
 from ipbackend import config
 from ipbackend.abi import TICK_SHIFT, SweepMode
+from ipbackend.configuration import check_transition
 from ipbackend.datapath import syscall
 from ipbackend.datapath.loader import ENTRY, Program, pinned_program, unpin
 from ipbackend.datapath.maps import Maps
 from ipbackend.datapath.tables import Tables
 from ipbackend.errors import DatapathError, IpbackendError
-from ipbackend.model import check_transition
 from ipbackend.network import Network
+from ipbackend.plan import gateway_of
 from ipbackend.probe import expired, probes
 from ipbackend.reconcile import Reconciler
+from ipbackend.store import LINK, Store
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ class Daemon:
             log.info("stopped; the data plane goes on (`ipbackend unload` ends it)")
 
     def _start(self, opened: contextlib.ExitStack) -> None:
-        gateway = self._configuration.gateway
+        gateway = gateway_of(self._configuration)
         earlier = pinned_program(self._run_directory, ENTRY)
         started = time.monotonic()
         program = opened.enter_context(contextlib.closing(Program(self._run_directory, gateway.max_connections)))
@@ -84,7 +86,7 @@ class Daemon:
         if not any(settings.hash_key):
             settings.hash_key = tuple(secrets.randbits(64) | 1 for _ in settings.hash_key)
         settings.fingerprint = maps.fingerprint
-        settings.snat_shift = len(self._configuration.gateway.snat_addresses).bit_length() - 1
+        settings.snat_shift = len(gateway_of(self._configuration).snat_addresses).bit_length() - 1
 
     def _find_next_hops(self) -> None:
         """Before the first packet: give the kernel the time it takes to find them, or to give up."""
@@ -103,8 +105,8 @@ class Daemon:
         for link in links.values():
             present = self._network.attached(link.index)
             ours = earlier if present and present.program_id == earlier_id else None
-            if link.name in self._configuration.gateway.interfaces:
-                mode = self._network.attach(link, program.entry, self._configuration.gateway.attach_mode, ours)
+            if link.name in gateway_of(self._configuration).interfaces:
+                mode = self._network.attach(link, program.entry, gateway_of(self._configuration).attach_mode, ours)
                 log.info("%s: XDP %s, %s mode", link.name, "attached" if ours is None else "replaced", mode)
             elif ours is not None:
                 self._network.detach(link, ours)
@@ -112,9 +114,8 @@ class Daemon:
 
     def _keep_copy(self) -> None:
         """What is in force, for everyone who looks: whole or not at all."""
-        temporary = self._run_directory / f"{config.RUNNING}.tmp"
-        temporary.write_bytes(self._path.read_bytes())
-        temporary.rename(self._run_directory / config.RUNNING)
+        with Store(self._run_directory / LINK) as store:
+            store.write(self._configuration, "daemon")
 
     def _loop(self, wakeup: socket.socket) -> None:
         with selectors.DefaultSelector() as selector:
@@ -143,7 +144,7 @@ class Daemon:
     def _reload(self) -> None:
         """The file again; where it is refused, or cannot be applied, what is in force stays."""
         try:
-            want = config.load(self._path)
+            want = config.parse(config.read(self._path), str(self._path), self._configuration, prune=True)
             check_transition(self._configuration, want)
             self._reconciler.apply(want)
         except IpbackendError as error:
@@ -194,7 +195,7 @@ def unload(run_directory: Path) -> list[str]:
         ]
         done += [f"route {route.cidr} removed" for route in network.routes() if network.remove_route(route)]
         done += [f"map {name} removed" for name in unpin(run_directory)]
-        (run_directory / config.RUNNING).unlink(missing_ok=True)
+        (run_directory / LINK).unlink(missing_ok=True)
     return done
 
 

@@ -8,11 +8,11 @@ import logging
 from collections.abc import Iterable
 from ipaddress import IPv4Address
 
+from ipbackend.configuration import Configuration
 from ipbackend.datapath.tables import Tables
 from ipbackend.errors import DatapathError, NetworkError
-from ipbackend.model import Configuration
 from ipbackend.network import Interface, Neighbour, Network, Route
-from ipbackend.plan import Entries, HopKey, NextHop, Step, diff, hop_of, hops, plan
+from ipbackend.plan import Entries, HopKey, NextHop, Step, diff, gateway_of, hop_of, hops, plan
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class Reconciler:
     def check(self, configuration: Configuration) -> None:
         """DatapathError: what is loaded stands against this configuration (slots are SNAT addresses and ports)."""
         have = {address: entry.index for address, entry in self.entries.addresses.items() if entry.role.name == "SNAT"}
-        want = {address: index for index, address in enumerate(configuration.gateway.snat_addresses)}
+        want = {address: index for index, address in enumerate(gateway_of(configuration).snat_addresses)}
         if have and have != want:
             raise DatapathError(
                 f"gateway.snat_addresses: {', '.join(map(str, have))} are loaded and carry connections "
@@ -45,7 +45,7 @@ class Reconciler:
     def plan(self, configuration: Configuration) -> Entries:
         """What the maps should hold as things are now; raises where that cannot be, and changes nothing."""
         links = self._links(configuration)
-        mtus = {links[name].index: links[name].mtu for name in configuration.gateway.interfaces}
+        mtus = {links[name].index: links[name].mtu for name in gateway_of(configuration).interfaces}
         return plan(configuration, self._ways(configuration, links), mtus, self.entries)
 
     def apply(self, configuration: Configuration) -> None:
@@ -53,7 +53,7 @@ class Reconciler:
         links = self._links(configuration)
         want = self.plan(configuration)
         self._remove_addresses(configuration, links)
-        self._tables.set_timeouts(configuration.gateway)
+        self._tables.set_timeouts(gateway_of(configuration))
         routes, wanted = self._network.routes(), _routes(configuration, links)
         added = [str(route.cidr) for route in wanted if self._network.add_route(route)]
         _report("route", "added", added)
@@ -87,7 +87,7 @@ class Reconciler:
 
     def _links(self, configuration: Configuration) -> dict[str, Interface]:
         links = self._network.interfaces()
-        missing = [name for name in configuration.gateway.interfaces if name not in links]
+        missing = [name for name in gateway_of(configuration).interfaces if name not in links]
         if missing:
             raise NetworkError(
                 f"gateway.interfaces: there is no interface {', '.join(missing)} (there are {', '.join(sorted(links))})"
@@ -111,7 +111,7 @@ class Reconciler:
 
     def _mtus(self, configuration: Configuration, links: dict[str, Interface]) -> dict[HopKey, int]:
         """Bytes of IP that may be sent through each neighbour: what the route to one member behind it says."""
-        members = {hop_of(configuration, key.address): key.address for key in configuration.endpoints()}
+        members = {hop_of(configuration, key.address): key.address for key in configuration.endpoints}
         return {
             hop: links[hop.interface].mtu if hop.address == member else self._path_mtu(member, links[hop.interface])
             for hop, member in members.items()
@@ -144,7 +144,7 @@ def _routes(configuration: Configuration, links: dict[str, Interface]) -> set[Ro
 
 
 def _addresses(configuration: Configuration, links: dict[str, Interface]) -> dict[tuple[IPv4Address, int], Interface]:
-    gateway = configuration.gateway
+    gateway = gateway_of(configuration)
     wanted = [(balancer.vip, balancer.interface) for balancer in configuration.load_balancers.values()]
     wanted += [(address, gateway.snat_interface) for address in gateway.snat_addresses]
     return {(address, links[name].index): links[name] for address, name in wanted}

@@ -6,7 +6,8 @@ import click
 
 from ipbackend import config
 from ipbackend.cli import output as out
-from ipbackend.model import Configuration
+from ipbackend.configuration import Configuration
+from ipbackend.plan import gateway_of
 from ipbackend.sizing import Required, flow_index_buckets, slots_for
 
 BYTES_PER_SLOT = 72  # 64 of the connection, 8 of the ring of free slots
@@ -49,13 +50,13 @@ def _required(configuration: Configuration) -> Required:
     parts = {
         "vip": len(configuration.load_balancers),
         "health_check": 1,
-        "snat": len(configuration.gateway.snat_addresses),
+        "snat": len(gateway_of(configuration).snat_addresses),
     }
     return Required(sum(parts.values()), parts)
 
 
 def memory_of(configuration: Configuration) -> int:
     """Bytes of the tables that grow with connections: slots and flow index."""
-    snat = len(configuration.gateway.snat_addresses)
-    slots = sum(slots_for(member.max_connections, snat) for member in configuration.endpoints().values())
-    return slots * BYTES_PER_SLOT + flow_index_buckets(configuration.gateway.max_connections) * BYTES_PER_BUCKET
+    snat = len(gateway_of(configuration).snat_addresses)
+    slots = sum(slots_for(member.max_connections, snat) for member in configuration.endpoints.values())
+    return slots * BYTES_PER_SLOT + flow_index_buckets(gateway_of(configuration).max_connections) * BYTES_PER_BUCKET

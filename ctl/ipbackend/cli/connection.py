@@ -96,7 +96,8 @@ def list_(
 
 def _connections(view: View, phases: bytes, member: Peer | None, client: Peer | None) -> Iterator[Row]:
     """The connections in one of `phases`, endpoint by endpoint, slot by slot."""
-    names = {entry.id: name for name in view.configuration.listeners if (entry := view.listener_entry(name))}
+    wanted = view.configuration.listeners.values()
+    names = {entry.id: one.name for one in wanted if (entry := view.listener_entry(one))}
     for number, endpoint in view.entries.endpoints.items():
         if member and not _is(member, endpoint.key.address, endpoint.key.port):
             continue

@@ -7,6 +7,7 @@ import click
 
 from ipbackend.cli import output as out
 from ipbackend.cli.view import View, looking
+from ipbackend.model import Listener
 
 
 class Row(NamedTuple):
@@ -17,7 +18,7 @@ class Row(NamedTuple):
     vip: str
     protocol: str
     port: int
-    pool: str
+    pool: str | None
     idle_timeout: int
     opened: int | None
     refused: int | None
@@ -43,19 +44,19 @@ def list_(run_directory: Path, output: out.Format) -> None:
     Example: ipbackend listener list
     """
     with looking(run_directory) as view:
-        out.show_rows(output, Row._fields, [_row(view, name) for name in view.configuration.listeners])
+        out.show_rows(output, Row._fields, [_row(view, one) for one in view.configuration.listeners.values()])
 
 
-def _row(view: View, name: str) -> Row:
-    wanted, entry = view.configuration.listeners[name], view.listener_entry(name)
+def _row(view: View, wanted: Listener) -> Row:
+    entry, balancer = view.listener_entry(wanted), view.configuration.load_balancers[wanted.load_balancer]
     counts = view.total("listener_counts", entry.id) if entry else {}
     return Row(
-        name,
-        wanted.load_balancer,
-        str(view.configuration.load_balancers[wanted.load_balancer].vip),
+        wanted.name,
+        balancer.name,
+        str(balancer.vip),
         wanted.protocol,
         wanted.port,
-        wanted.pool,
+        view.configuration.pools[wanted.pool].name if wanted.pool else None,
         wanted.idle_timeout,
         *(counts.get(field) for field in Row._fields[7:]),
     )

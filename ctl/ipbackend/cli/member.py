@@ -46,10 +46,11 @@ def list_(run_directory: Path, name: str | None, output: out.Format) -> None:
     Example: ipbackend member list --pool web
     """
     with looking(run_directory) as view:
-        pools = view.configuration.pools
-        if name is not None and name not in pools:
-            raise ConfigurationError(f"--pool: {name!r} is not one of pools ({suggestion(name, pools)})")
-        chosen = [pools[name]] if name is not None else pools.values()
+        pools = view.configuration.pools.values()
+        chosen = [pool for pool in pools if name in (None, pool.name, pool.id)]
+        if name is not None and not chosen:
+            known = suggestion(name, [pool.name for pool in pools])
+            raise ConfigurationError(f"--pool: {name!r} is not one of pools ({known})")
         rows = [_row(view, pool, member) for pool in chosen for member in pool.members]
         out.show_rows(output, Row._fields, rows)
 

@@ -7,6 +7,7 @@ import click
 
 from ipbackend.cli import output as out
 from ipbackend.cli.view import View, looking
+from ipbackend.model import Network
 
 
 class Row(NamedTuple):
@@ -40,17 +41,16 @@ def list_(run_directory: Path, output: out.Format) -> None:
     Example: ipbackend network list
     """
     with looking(run_directory) as view:
-        out.show_rows(output, Row._fields, [_row(view, name) for name in view.configuration.networks])
+        out.show_rows(output, Row._fields, [_row(view, one) for one in view.configuration.networks.values()])
 
 
-def _row(view: View, name: str) -> Row:
-    wanted = view.configuration.networks[name]
-    keys = [key for key in view.configuration.endpoints() if view.configuration.network_of(key.address) is wanted]
+def _row(view: View, wanted: Network) -> Row:
+    keys = [key for key in view.configuration.endpoints if view.configuration.network_of(key.address) is wanted]
     numbers = {view.entries.endpoints[view.endpoint_ids[key]].next_hop for key in keys if key in view.endpoint_ids}
     hops = [view.entries.next_hops[number] for number in numbers if number in view.entries.next_hops]
     router = next((hop for hop in hops if hop.address == wanted.next_hop and hop.resolved), None)
     return Row(
-        name,
+        wanted.name,
         wanted.kind,
         [str(cidr) for cidr in wanted.cidrs],
         wanted.interface,

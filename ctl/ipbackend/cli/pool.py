@@ -7,6 +7,7 @@ import click
 
 from ipbackend.cli import output as out
 from ipbackend.cli.view import View, looking
+from ipbackend.model import Pool
 
 
 class Row(NamedTuple):
@@ -34,11 +35,10 @@ def list_(run_directory: Path, output: out.Format) -> None:
     Example: ipbackend pool list
     """
     with looking(run_directory) as view:
-        out.show_rows(output, Row._fields, [_row(view, name) for name in view.configuration.pools])
+        out.show_rows(output, Row._fields, [_row(view, one) for one in view.configuration.pools.values()])
 
 
-def _row(view: View, name: str) -> Row:
-    wanted = view.configuration.pools[name]
+def _row(view: View, wanted: Pool) -> Row:
     active = room = 0
     for member in wanted.members:
         found = view.endpoint(wanted, member)
@@ -49,4 +49,4 @@ def _row(view: View, name: str) -> Row:
         active += count
         if member.weight:  # one without a weight gets no new connections
             room += max(endpoint.ceiling - count, 0)
-    return Row(name, wanted.protocol, wanted.algorithm, len(wanted.members), active, room)
+    return Row(wanted.name, wanted.protocol, wanted.algorithm, len(wanted.members), active, room)

@@ -1,6 +1,6 @@
 """What is wanted and what the maps hold, side by side: names come from the one, facts from the other.
 
-Everything comes from the pinned maps and the copy of the configuration beside them; no daemon is asked.
+Everything comes from the pinned maps and the store, which a link beside them leads to; no daemon is asked.
 """
 
 from collections.abc import Iterator
@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ipbackend import config
+from ipbackend.configuration import Configuration
 from ipbackend.datapath.maps import Maps
 from ipbackend.datapath.tables import Tables
 from ipbackend.errors import DatapathError, NotRunningError
-from ipbackend.model import Configuration, EndpointKey, Member, Pool
-from ipbackend.plan import Endpoint, Entries, Listener, ListenerKey
+from ipbackend.model import EndpointKey, Listener, Member, Pool
+from ipbackend.plan import Endpoint, Entries, ListenerKey
+from ipbackend.plan import Listener as ListenerEntry
+from ipbackend.store import LINK, Store
 
 _READ_ONLY = -1  # in place of the sweep program: nothing is swept here
 
@@ -53,9 +55,8 @@ class View:
         count: int = self.maps["load"].memory()[endpoint].active
         return count
 
-    def listener_entry(self, name: str) -> Listener | None:
-        """What the maps hold for the listener of this name."""
-        listener = self.configuration.listeners[name]
+    def listener_entry(self, listener: Listener) -> ListenerEntry | None:
+        """What the maps hold for a listener."""
         vip = self.configuration.load_balancers[listener.load_balancer].vip
         return self.entries.listeners.get(ListenerKey(vip, listener.port, listener.protocol))
 
@@ -69,7 +70,9 @@ class View:
 def looking(run_directory: Path) -> Iterator[View]:
     """A look at the gateway. NotRunningError: nothing is loaded, or nothing applied yet."""
     with opened(run_directory) as maps:
-        applied = run_directory / config.RUNNING
-        if not applied.exists():
-            raise NotRunningError(f"{applied}: nothing is applied yet (start the daemon: `ipbackend run`)")
-        yield View(maps, config.load(applied), Tables(maps, _READ_ONLY).read())
+        kept = run_directory / LINK
+        if not kept.exists():
+            raise NotRunningError(f"{kept}: nothing is applied yet (start the daemon: `ipbackend run`)")
+        with Store(kept, read_only=True) as store:
+            wanted = store.configuration
+        yield View(maps, wanted, Tables(maps, _READ_ONLY).read())

@@ -11,7 +11,7 @@ from ipbackend.abi import SWEEP_SLICE, PoolWord, Role, SweepMode
 from ipbackend.datapath import syscall
 from ipbackend.datapath.maps import Map, Maps
 from ipbackend.model import EndpointKey, Gateway, Protocol
-from ipbackend.plan import Action, Address, Endpoint, Entries, Listener, ListenerKey, NextHop, Pool, Step
+from ipbackend.plan import NO_POOL, Action, Address, Endpoint, Entries, Listener, ListenerKey, NextHop, Pool, Step
 
 _BATCH = 256  # endpoints or pools made at a time: each takes file descriptors meanwhile
 _SWEEP = struct.Struct("16x6I")  # struct sweep of abi.h
@@ -83,7 +83,7 @@ class Tables:
                 for key, value in self._maps["addresses"].items()
             },
             listeners=listeners,
-            pools={number: self._pool(number) for number in {listener.pool for listener in listeners.values()}},
+            pools={number: self._pool(number) for number in {one.pool for one in listeners.values()} - {NO_POOL}},
             endpoints={
                 number: self._endpoint(number)
                 for number in self._maps["endpoints_by_addr"].values()
