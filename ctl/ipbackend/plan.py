@@ -94,6 +94,7 @@ class Entries:
     listeners: Mapping[ListenerKey, Listener] = field(default_factory=dict)
     pools: Mapping[int, Pool] = field(default_factory=dict)
     endpoints: Mapping[int, Endpoint] = field(default_factory=dict)
+    endpoint_ids: Mapping[EndpointKey, int] = field(default_factory=dict)
     next_hops: Mapping[int, NextHop] = field(default_factory=dict)
     links: Mapping[int, int] = field(default_factory=dict)  # interface index -> MTU
 
@@ -162,6 +163,7 @@ def plan(
         },
         pools={number: _pool(configuration, pool, endpoint_ids) for pool, number in pool_ids.items()},
         endpoints=endpoints,
+        endpoint_ids=endpoint_ids,
         next_hops=next_hops,
         links=links,
     )
@@ -247,6 +249,7 @@ def diff(have: Entries, want: Entries) -> list[Step]:
         *_sets("links", have.links, want.links),
         *_sets("next_hops", have.next_hops, want.next_hops),
         *_sets("endpoints", have.endpoints, want.endpoints),
+        *_sets("endpoint_ids", have.endpoint_ids, want.endpoint_ids),
         *_sets("pools", have.pools, want.pools),
         *_sets("addresses", have.addresses, want.addresses),
         *_sets("listeners", have.listeners, want.listeners),
@@ -268,6 +271,7 @@ def diff(have: Entries, want: Entries) -> list[Step]:
         steps += [Step(Action.WAIT, "pools", 0), *ends]
     return [
         *steps,
+        *_deletes("endpoint_ids", have.endpoint_ids, want.endpoint_ids),
         *_deletes("endpoints", have.endpoints, want.endpoints),
         *_deletes("next_hops", have.next_hops, want.next_hops),
         *_deletes("links", have.links, want.links),

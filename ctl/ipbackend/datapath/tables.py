@@ -44,11 +44,15 @@ class Tables:
             (Action.SET, "links"): lambda index, mtu: maps["links"].set(index, maps["links"].leaf(mtu=mtu)),
             (Action.SET, "next_hops"): self._set_next_hop,
             (Action.SET, "endpoints"): self._set_endpoint,
+            (Action.SET, "endpoint_ids"): lambda key, number: maps["endpoints_by_addr"].set(
+                self._endpoint_key(key), number
+            ),
             (Action.SET, "addresses"): self._set_address,
             (Action.SET, "listeners"): self._set_listener,
             (Action.DELETE, "listeners"): self._delete_listener,
             (Action.DELETE, "addresses"): lambda address, _: maps["addresses"].delete(ip_to_map(address)),
             (Action.DELETE, "pools"): lambda number, _: maps["pools"].delete(number),
+            (Action.DELETE, "endpoint_ids"): lambda key, _: maps["endpoints_by_addr"].delete(self._endpoint_key(key)),
             (Action.DELETE, "endpoints"): self._delete_endpoint,
             (Action.DELETE, "next_hops"): self._delete_next_hop,
             (Action.DELETE, "links"): lambda index, _: maps["links"].set(index, maps["links"].leaf()),
@@ -84,10 +88,10 @@ class Tables:
             },
             listeners=listeners,
             pools={number: self._pool(number) for number in {one.pool for one in listeners.values()} - {NO_POOL}},
-            endpoints={
-                number: self._endpoint(number)
-                for number in self._maps["endpoints_by_addr"].values()
-                if self._maps["endpoints"].memory()[number].slots
+            endpoints={number: self._endpoint(number) for number in self._numbers() if self._has_tables(number)},
+            endpoint_ids={
+                EndpointKey(ip_from_map(key.address), socket.ntohs(key.port), _PROTOCOLS[key.protocol]): number
+                for key, number in self._maps["endpoints_by_addr"].items()
             },
             next_hops=self._next_hops(),
             links={index: mtu for index, mtu in enumerate(self._maps["links"].memory().bytes.cast("I")[::2]) if mtu},
@@ -129,6 +133,16 @@ class Tables:
         words = inner.bytes.cast("Q")  # 32-bit words, 8 bytes apart
         members, turns, start = words[PoolWord.MEMBERS], words[PoolWord.SCHEDULE], int(PoolWord.HEADER)
         return Pool(tuple(words[start : start + members]), tuple(words[start + members : start + members + turns]))
+
+    def _numbers(self) -> list[int]:
+        """Of the endpoints that have slots."""
+        memory = self._maps["endpoints"].memory()
+        slots = memory.bytes.cast("I")[self._maps["endpoints"].leaf.slots.offset // 4 :: memory.step // 4]
+        return [number for number, count in enumerate(slots) if count]
+
+    def _has_tables(self, number: int) -> bool:
+        """Whether its slots and its ring are there: without, it is made anew."""
+        return all(self._maps[name].get(number) is not None for name in ("conntrack", "free_slots"))
 
     def _endpoint(self, number: int) -> Endpoint:
         value = self._maps["endpoints"].memory()[number]
@@ -211,10 +225,11 @@ class Tables:
 
     def _make_tables(self, steps: list[Step]) -> None:
         """Tables for the endpoints that are new: all slots free, and in the ring in their order."""
+        there = set(self._numbers())
         slots = {
             step.key: step.value.slots
             for step in steps
-            if self._maps["endpoints_by_addr"].get(self._endpoint_key(step.value.key)) != step.key
+            if step.key not in there or not self._same_tables(step.key, step.value)
         }
         connections = {number: self._maps["conntrack"].new_inner(count)[0] for number, count in slots.items()}
         rings = {}
@@ -225,6 +240,10 @@ class Tables:
         if slots:
             self._maps["conntrack"].set_inner(connections)
             self._maps["free_slots"].set_inner(rings)
+
+    def _same_tables(self, number: int, endpoint: Endpoint) -> bool:
+        there = self._endpoint(number)
+        return (there.key, there.slots) == (endpoint.key, endpoint.slots) and self._has_tables(number)
 
     def _set_endpoint(self, number: int, endpoint: Endpoint) -> None:
         at = self._endpoint_key(endpoint.key)
@@ -240,12 +259,10 @@ class Tables:
                 snat=tuple(snat + [0] * (4 - len(snat))),
             ),
         )
-        self._maps["endpoints_by_addr"].set(at, number)
         its_load = self._maps["load"].memory()[number]
         its_load.half_open_limit, its_load.ceiling = endpoint.half_open_limit, endpoint.ceiling
 
-    def _delete_endpoint(self, number: int, endpoint: Endpoint) -> None:
-        self._maps["endpoints_by_addr"].delete(self._endpoint_key(endpoint.key))
+    def _delete_endpoint(self, number: int, _: Endpoint) -> None:
         self._maps["conntrack"].delete(number)
         self._maps["free_slots"].delete(number)
         self._maps["endpoints"].set(number, self._maps["endpoints"].leaf())
