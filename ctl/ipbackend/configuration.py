@@ -29,6 +29,13 @@ from ipbackend.model import (
 from ipbackend.rules import Reference, metadata
 from ipbackend.sizing import CEILING_PER_SNAT, snat_addresses_for
 
+# What the data plane's maps hold (MAX_… of abi.h; id 0 means none).
+LIMITS = {
+    "addresses of load balancers and SNAT": 8_192,
+    "listeners": 16_383,
+    "pools": 16_383,
+    "endpoints behind pools": 32_767,
+}
 # Every kind of resource under the name of its field below; what is referred to comes first.
 SECTIONS: dict[str, type[Resource]] = {
     "networks": Network,
@@ -71,6 +78,7 @@ class Draft:
             self._vips,
             self._next_hops,
             self._overlaps,
+            self._quotas,
             self._references,
             self._listeners,
             self._monitors,
@@ -128,6 +136,18 @@ class Draft:
                     what = f"{where_is(other)}.cidrs: {other_cidr} overlaps {cidr} of {where_is(network)}"
                     yield Problem(f"{what} (an address lives in one network: narrow one of them)", Kind.TAKEN)
 
+    def _quotas(self, gateway: Gateway) -> Iterator[str]:
+        endpoints = {_endpoint(pool, member) for _, pool, member in self._placed()}
+        counts = {
+            "addresses of load balancers and SNAT": len(self.load_balancers) + len(gateway.snat_addresses),
+            "listeners": len(self.listeners),
+            "pools": len(self.pools),
+            "endpoints behind pools": len(endpoints),
+        }
+        for what, there in counts.items():
+            if there > LIMITS[what]:
+                yield Problem(f"{what}: {there} are too many (at most {LIMITS[what]})", Kind.QUOTA)
+
     def _references(self, _: Gateway) -> Iterator[str]:
         for section, resources in self.sections():
             for name, reference in references(SECTIONS[section]).items():
@@ -140,20 +160,24 @@ class Draft:
 
     def _listeners(self, _: Gateway) -> Iterator[str]:
         taken: dict[tuple[str, Protocol, int], str] = {}
+        for pool in self.pools.values():
+            balancer = self.load_balancers.get(pool.load_balancer or "")
+            if pool.members and balancer and not balancer.ip_target_enable:
+                what = f"{where_is(balancer)}.ip_target_enable is false (set it to true)"
+                yield Problem(f"{where_is(pool)}.members: its load balancer takes none, {what}", Kind.IP_TARGET_OFF)
         for listener in self.listeners.values():
             where, protocol, at = where_is(listener), listener.protocol, listener.port
             first = taken.get((listener.load_balancer, protocol, at))
             if first:
                 yield Problem(f"{where}: {protocol} {at} is already {first} (take another port)", Kind.TAKEN)
             taken.setdefault((listener.load_balancer, protocol, at), where)
-            pool = self.pools.get(listener.pool or "")
-            balancer = self.load_balancers.get(listener.load_balancer)
-            if not pool:
+            used, balancer = self.pools.get(listener.pool or ""), self.load_balancers.get(listener.load_balancer)
+            if not used:
                 continue
-            there = where_is(pool)
-            if pool.protocol is not protocol:
-                yield f"{where}.protocol: {protocol} is not {pool.protocol} of {there} (use another pool)"
-            if pool.members and balancer and not balancer.ip_target_enable:
+            there = where_is(used)
+            if used.protocol is not protocol:
+                yield f"{where}.protocol: {protocol} is not {used.protocol} of {there} (use another pool)"
+            if used.members and balancer and not balancer.ip_target_enable:
                 what = f"{where_is(balancer)}.ip_target_enable is false (set it to true)"
                 yield Problem(f"{there}.members: {where} takes no IP members, {what}", Kind.IP_TARGET_OFF)
 
@@ -285,10 +309,7 @@ def check_transition(have: Configuration, want: Configuration) -> None:
 
 
 def _fixed(have: Configuration, want: Configuration) -> Iterator[str]:
-    if not have.gateway or not have.endpoints:
-        return
-    if not want.gateway:
-        yield Problem("gateway: it has members (delete its pools first)", Kind.IN_USE)
+    if not have.gateway or not want.gateway or not have.endpoints or not want.endpoints:
         return
     for name in Gateway.FIXED:
         before, after = getattr(have.gateway, name), getattr(want.gateway, name)

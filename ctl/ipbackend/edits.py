@@ -3,13 +3,15 @@
 ConfigurationError where a change is refused; what becomes of it in the kernel is the reconciler's.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
 from ipbackend.configuration import SECTIONS, Configuration, references, where_is
 from ipbackend.errors import ConfigurationError, Kind, Problem
 from ipbackend.model import LoadBalancer, Member, Pool, Resource
+
+Edit = Callable[[Configuration], Configuration]
 
 
 def missing(section: str, number: str) -> ConfigurationError:

@@ -224,20 +224,32 @@ class Network:
         A route of somebody else for the CIDR stays what it is: with the same next hop it serves, with another
         NetworkError says so.
         """
-        verb = "add"
-        for message in self._dump("route", family=socket.AF_INET, table=MAIN_TABLE):
-            if _cidr(message) != route.cidr:
-                continue
-            if _route(message) == route:
-                return False
-            if message["proto"] != ROUTE_PROTOCOL:
-                raise NetworkError(_foreign_route(route, message))
-            verb = "change"
+        there = self._routes_to(route.cidr)
+        if not self._lacks(route, there):
+            return False
+        verb = "change" if there else "add"
         with _asking(
             f"route to {route.cidr} via {route.next_hop}",
             f"the next hop must be a neighbour on interface {route.interface}, which must be up",
         ):
             self._netlink.route(verb, **_route_request(route))
+        return True
+
+    def lacks(self, route: Route) -> bool:
+        """Whether add_route would do anything; NetworkError where it would refuse."""
+        return self._lacks(route, self._routes_to(route.cidr))
+
+    def _routes_to(self, cidr: IPv4Network) -> list[Any]:
+        messages = self._dump("route", family=socket.AF_INET, table=MAIN_TABLE)
+        return [message for message in messages if _cidr(message) == cidr]
+
+    @staticmethod
+    def _lacks(route: Route, there: list[Any]) -> bool:
+        for message in there:
+            if _route(message) == route:
+                return False
+            if message["proto"] != ROUTE_PROTOCOL:
+                raise NetworkError(_foreign_route(route, message))
         return True
 
     def remove_route(self, route: Route) -> bool:

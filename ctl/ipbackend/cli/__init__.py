@@ -10,6 +10,7 @@ from ipbackend.errors import IpbackendError
 
 # Where each command is. They are imported when asked for: BCC and pyroute2 alone take half a second.
 COMMANDS = {
+    "apply": "ipbackend.cli.apply:apply",
     "audit": "ipbackend.cli.audit:audit",
     "check": "ipbackend.cli.check:check",
     "connection": "ipbackend.cli.connection:connection",
