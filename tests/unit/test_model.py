@@ -471,10 +471,9 @@ def test_ip_target_enable_is_only_ever_switched_on() -> None:
 def test_all_that_cannot_change_is_named_at_once() -> None:
     have = configuration()
     want = configuration(
-        pool(),
         replace(SHOP, ip_target_enable=False),
-        replace(WEB, port=81),
-        gateway=replace(GATEWAY, max_connections=5_000, attach_mode=AttachMode.NATIVE),
+        replace(WEB, port=81, pool=None),
+        gateway=replace(GATEWAY, max_connections=500_000, attach_mode=AttachMode.NATIVE),
     )
 
     with pytest.raises(ConfigurationError) as refused:
