@@ -68,7 +68,7 @@ class Reconciler:
         wanted = _addresses(configuration, links)
         there = {(one.address, one.interface): one.ours for one in self._network.addresses()}
         routes, wanted_routes = self._network.routes(), _routes(configuration, links)
-        steps = diff(self._tables.read(), self.entries)
+        steps = diff(self._read(), self.entries)
         return [
             *(f"address {at[0]} missing from {link.name}" for at, link in wanted.items() if at not in there),
             *(f"address {at[0]} found on {names[at[1]]}" for at, ours in there.items() if ours and at not in wanted),
@@ -88,8 +88,11 @@ class Reconciler:
 
     def repair(self, configuration: Configuration) -> None:
         """Put right whatever others changed."""
-        self._carry_out(diff(self._tables.read(), self.entries), self.entries)
+        self._carry_out(diff(self._read(), self.entries), self.entries)
         self.apply(configuration)
+
+    def _read(self) -> Entries:
+        return self._tables.read(self.entries.pools)
 
     def _plan(self, configuration: Configuration, links: dict[str, Interface]) -> Entries:
         """What the maps should hold as things are now; raises where that cannot be, and changes nothing."""

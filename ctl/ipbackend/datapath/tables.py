@@ -2,7 +2,7 @@
 
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from ipaddress import IPv4Address
 from itertools import groupby, islice
 from typing import Any
@@ -73,8 +73,8 @@ class Tables:
                 for step in some:
                     self._actions[action, table](step.key, step.value)
 
-    def read(self) -> Entries:
-        """What the maps hold now."""
+    def read(self, pools: Collection[int] = ()) -> Entries:
+        """What the maps hold now; of pools those that a listener points to, and `pools` where they are there."""
         listeners = {
             ListenerKey(ip_from_map(key.vip), socket.ntohs(key.port), _PROTOCOLS[key.protocol]): Listener(
                 value.id, value.pool, value.idle_timeout
@@ -87,7 +87,11 @@ class Tables:
                 for key, value in self._maps["addresses"].items()
             },
             listeners=listeners,
-            pools={number: self._pool(number) for number in {one.pool for one in listeners.values()} - {NO_POOL}},
+            pools={
+                number: self._pool(number)
+                for number in {one.pool for one in listeners.values()} - {NO_POOL} | set(pools)
+                if number not in pools or self._maps["pools"].get(number) is not None
+            },
             endpoints={number: self._endpoint(number) for number in self._numbers() if self._has_tables(number)},
             endpoint_ids={
                 EndpointKey(ip_from_map(key.address), socket.ntohs(key.port), _PROTOCOLS[key.protocol]): number
