@@ -228,9 +228,10 @@ class _Reader:
 
 @cache
 def _hints(kind: Any) -> dict[str, Any]:
-    """The keys a table of `kind` may have, and their types; the name is the table's own key."""
+    """The keys a table of `kind` may have, and their types; the name is the table's own key, but of a member."""
     hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in fields(kind) if field.name not in ("id", "name")}
+    never = ("id",) if kind is Member else ("id", "name")
+    return {field.name: hints[field.name] for field in fields(kind) if field.name not in never}
 
 
 @cache

@@ -34,9 +34,9 @@ def check(file: Path, output: out.Format) -> None:
         "networks": len(configuration.networks),
     }
     required, memory = _required(configuration), memory_of(configuration)
-    if output is out.Format.JSON:
+    if output is not out.Format.TABLE:
         addresses = {"total": required.total, "parts": required.parts}
-        out.show_json({**counts, "addresses_required": addresses, "memory_bytes": memory})
+        out.show_data(output, {**counts, "addresses_required": addresses, "memory_bytes": memory})
         return
     parts = ", ".join(f"{part} {count}" for part, count in required.parts.items())
     click.echo(f"{file}: valid")

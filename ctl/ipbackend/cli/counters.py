@@ -58,8 +58,8 @@ def counters(run_directory: Path, everything: bool, output: out.Format) -> None:
     totals = {"received": sum(counts.values()), **totals}
     columns = ("verdict", "packets", "meaning")
     rows = [(one.name, count, MEANINGS[one]) for one, count in counts.items() if count or everything]
-    if output is out.Format.JSON:
-        out.show_json({"verdicts": [dict(zip(columns, row, strict=True)) for row in rows], "totals": totals})
+    if output is not out.Format.TABLE:
+        out.show_data(output, {"verdicts": [dict(zip(columns, row, strict=True)) for row in rows], "totals": totals})
     else:
         click.echo(out.table(columns, rows))
         received, *parts = totals.items()

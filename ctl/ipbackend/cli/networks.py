@@ -6,8 +6,16 @@ from typing import NamedTuple
 import click
 
 from ipbackend.cli import output as out
+from ipbackend.cli import resource
+from ipbackend.cli.resource import NETWORK, NONE, completing, only_listed
 from ipbackend.cli.view import View, looking
-from ipbackend.model import Network
+from ipbackend.client import Client
+from ipbackend.model import Network, NetworkKind
+
+KINDS = click.Choice([str(kind) for kind in NetworkKind])
+named = click.argument("name", metavar="NAME|ID", shell_complete=completing(NETWORK))
+interface = click.option("--interface", help="Where it is reached; the members' side of the gateway unless named.")
+description = click.option("--description", help="Whatever is worth knowing.")
 
 
 class Row(NamedTuple):
@@ -16,6 +24,7 @@ class Row(NamedTuple):
     On the link each member is a next hop of its own: `resolved` says whether all are, `mac` is None.
     """
 
+    id: str
     name: str
     kind: str
     cidrs: list[str]
@@ -41,7 +50,108 @@ def list_(run_directory: Path, output: out.Format) -> None:
     Example: ipbackend network list
     """
     with looking(run_directory) as view:
-        out.show_rows(output, Row._fields, [_row(view, one) for one in view.configuration.networks.values()])
+        out.show_rows(output, Row._fields, [_row(view, one) for one in view.configuration.networks.values()], ("id",))
+
+
+@network.command()
+@click.argument("name")
+@click.option("--kind", type=KINDS, required=True, help="local is on the link; the others lie behind a next hop.")
+@click.option(
+    "--cidr", "cidrs", multiple=True, required=True, callback=only_listed, help="One of its blocks; repeat it."
+)
+@click.option("--next-hop", metavar="ADDRESS", help="The router that leads there.")
+@interface
+@description
+@out.choice
+@click.pass_obj
+def create(
+    run_directory: Path,
+    name: str,
+    kind: str,
+    cidrs: list[str],
+    next_hop: str | None,
+    interface: str | None,
+    description: str | None,
+    output: out.Format,
+) -> None:
+    """Create a network: its routes are set from now on. It must not overlap another one.
+
+    Example: ipbackend network create on-premises --kind vpn --cidr 192.168.50.0/24 --next-hop 10.0.0.3
+    """
+    fields = {
+        "name": name,
+        "kind": kind,
+        "cidrs": cidrs,
+        "next_hop": next_hop,
+        "interface": interface,
+        "description": description,
+    }
+    with Client(run_directory) as client:
+        resource.create(client, NETWORK, fields, output)
+
+
+@network.command()
+@named
+@out.choice
+@click.pass_obj
+def show(run_directory: Path, name: str, output: out.Format) -> None:
+    """Show a network.
+
+    Example: ipbackend network show on-premises
+    """
+    with Client(run_directory) as client:
+        resource.show(client, NETWORK, name, output)
+
+
+@network.command("set")
+@named
+@click.option("--name", "rename", help="Another name.")
+@click.option("--kind", type=KINDS)
+@click.option("--cidr", "cidrs", multiple=True, callback=only_listed, help="One of all its blocks from now on.")
+@click.option("--next-hop", metavar="ADDRESS", help="The router that leads there.")
+@click.option("--no-next-hop", is_flag=True, help="None: for kind local.")
+@interface
+@description
+@out.choice
+@click.pass_obj
+def set_(
+    run_directory: Path,
+    name: str,
+    rename: str | None,
+    kind: str | None,
+    cidrs: list[str] | None,
+    next_hop: str | None,
+    no_next_hop: bool,
+    interface: str | None,
+    description: str | None,
+    output: out.Format,
+) -> None:
+    """Change a network: its routes change with it.
+
+    Example: ipbackend network set on-premises --next-hop 10.0.0.4
+    """
+    fields = {
+        "name": rename,
+        "kind": kind,
+        "cidrs": cidrs,
+        "next_hop": NONE if no_next_hop else next_hop,
+        "interface": interface,
+        "description": description,
+    }
+    with Client(run_directory) as client:
+        resource.change(client, NETWORK, name, fields, output)
+
+
+@network.command()
+@named
+@click.pass_obj
+def delete(run_directory: Path, name: str) -> None:
+    """Delete a network that no member lives in.
+
+    Example: ipbackend network delete on-premises
+    """
+    with Client(run_directory) as client:
+        resource.delete(client, NETWORK, name, whole=False)
 
 
 def _row(view: View, wanted: Network) -> Row:
@@ -50,6 +160,7 @@ def _row(view: View, wanted: Network) -> Row:
     hops = [view.entries.next_hops[number] for number in numbers if number in view.entries.next_hops]
     router = next((hop for hop in hops if hop.address == wanted.next_hop and hop.resolved), None)
     return Row(
+        wanted.id,
         wanted.name,
         wanted.kind,
         [str(cidr) for cidr in wanted.cidrs],
