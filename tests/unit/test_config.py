@@ -250,7 +250,7 @@ def test_a_gateway_alone_and_a_pool_without_members_will_do() -> None:
             "weight = 3",
             "wieght = 3",
             "pools.web.members[0].wieght: unknown key "
-            "(did you mean weight? known: address, max_connections, port, weight)",
+            "(did you mean weight? known: address, max_connections, name, port, weight)",
         ),
         (
             "[gateway]",

@@ -6,7 +6,6 @@ import click
 
 from ipbackend.abi import Verdict
 from ipbackend.cli import output as out
-from ipbackend.cli.view import opened
 
 MEANINGS = {
     Verdict.PASS_NOT_OURS: "to no address of ours: left to the kernel",
@@ -49,6 +48,8 @@ def counters(run_directory: Path, everything: bool, output: out.Format) -> None:
 
     Example: ipbackend counters --all
     """
+    from ipbackend.cli.view import opened  # it brings BCC along, which whoever wants the meanings does not need
+
     with opened(run_directory) as maps:
         counts = {verdict: sum(maps["verdicts"].get(int(verdict))) for verdict in MEANINGS}
     totals = {

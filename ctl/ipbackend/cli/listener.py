@@ -1,16 +1,18 @@
 """`ipbackend listener`: what clients connect to, and what became of it."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from ipbackend.cli import output as out
 from ipbackend.cli import resource
 from ipbackend.cli.resource import LISTENER, LOAD_BALANCER, NONE, POOL, completing
-from ipbackend.cli.view import View, looking
 from ipbackend.client import Client
 from ipbackend.model import Listener
+
+if TYPE_CHECKING:
+    from ipbackend.cli.view import View
 
 named = click.argument("name", metavar="NAME|ID", shell_complete=completing(LISTENER))
 served_by = click.option("--pool", metavar="NAME|ID", shell_complete=completing(POOL), help="Who serves it.")
@@ -52,6 +54,8 @@ def list_(run_directory: Path, output: out.Format) -> None:
 
     Example: ipbackend listener list
     """
+    from ipbackend.cli.view import looking  # it brings BCC along, which the other commands do not need
+
     with looking(run_directory) as view:
         out.show_rows(output, Row._fields, [_row(view, one) for one in view.configuration.listeners.values()], ("id",))
 
@@ -155,7 +159,7 @@ def delete(run_directory: Path, name: str, cascade: bool) -> None:
         resource.delete(client, LISTENER, name, cascade)
 
 
-def _row(view: View, wanted: Listener) -> Row:
+def _row(view: "View", wanted: Listener) -> Row:
     entry, balancer = view.listener_entry(wanted), view.configuration.load_balancers[wanted.load_balancer]
     counts = view.total("listener_counts", entry.id) if entry else {}
     return Row(

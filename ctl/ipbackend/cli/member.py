@@ -2,17 +2,19 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from ipbackend.cli import batch, resource
 from ipbackend.cli import output as out
 from ipbackend.cli.resource import MEMBER, POOL, completing
-from ipbackend.cli.view import View, looking
 from ipbackend.client import Client
 from ipbackend.errors import ConfigurationError, ServiceError, suggestion
 from ipbackend.model import Member, Pool
+
+if TYPE_CHECKING:
+    from ipbackend.cli.view import View
 
 REACHABLE, NO_NEXT_HOP, NOT_APPLIED = "reachable", "no next hop", "not applied"
 
@@ -57,6 +59,8 @@ def list_(run_directory: Path, name: str | None, output: out.Format) -> None:
 
     Example: ipbackend member list --pool web
     """
+    from ipbackend.cli.view import looking  # it brings BCC along, which the other commands do not need
+
     with looking(run_directory) as view:
         pools = view.configuration.pools.values()
         chosen = [pool for pool in pools if name in (None, pool.name, pool.id)]
@@ -248,7 +252,7 @@ def _by_address(
     ]
 
 
-def _row(view: View, pool: Pool, member: Member) -> Row:
+def _row(view: "View", pool: Pool, member: Member) -> Row:
     found = view.endpoint(pool, member)
     active, state, counts = None, NOT_APPLIED, {}
     if found:

@@ -1,16 +1,18 @@
 """`ipbackend network`: where members live, and whether the way there is known."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from ipbackend.cli import output as out
 from ipbackend.cli import resource
 from ipbackend.cli.resource import NETWORK, NONE, completing, only_listed
-from ipbackend.cli.view import View, looking
 from ipbackend.client import Client
 from ipbackend.model import Network, NetworkKind
+
+if TYPE_CHECKING:
+    from ipbackend.cli.view import View
 
 KINDS = click.Choice([str(kind) for kind in NetworkKind])
 named = click.argument("name", metavar="NAME|ID", shell_complete=completing(NETWORK))
@@ -49,6 +51,8 @@ def list_(run_directory: Path, output: out.Format) -> None:
 
     Example: ipbackend network list
     """
+    from ipbackend.cli.view import looking  # it brings BCC along, which the other commands do not need
+
     with looking(run_directory) as view:
         out.show_rows(output, Row._fields, [_row(view, one) for one in view.configuration.networks.values()], ("id",))
 
@@ -154,7 +158,7 @@ def delete(run_directory: Path, name: str) -> None:
         resource.delete(client, NETWORK, name, whole=False)
 
 
-def _row(view: View, wanted: Network) -> Row:
+def _row(view: "View", wanted: Network) -> Row:
     keys = [key for key in view.configuration.endpoints if view.configuration.network_of(key.address) is wanted]
     numbers = {view.entries.endpoints[view.endpoint_ids[key]].next_hop for key in keys if key in view.endpoint_ids}
     hops = [view.entries.next_hops[number] for number in numbers if number in view.entries.next_hops]

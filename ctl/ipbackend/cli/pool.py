@@ -1,16 +1,18 @@
 """`ipbackend pool`: who serves together, and how much more they can take."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from ipbackend.cli import output as out
 from ipbackend.cli import resource
 from ipbackend.cli.resource import LOAD_BALANCER, POOL, completing
-from ipbackend.cli.view import View, looking
 from ipbackend.client import Client
 from ipbackend.model import Pool
+
+if TYPE_CHECKING:
+    from ipbackend.cli.view import View
 
 named = click.argument("name", metavar="NAME|ID", shell_complete=completing(POOL))
 protection = click.option("--member-protection/--no-member-protection", default=None, help="Refuse to remove members.")
@@ -42,6 +44,8 @@ def list_(run_directory: Path, output: out.Format) -> None:
 
     Example: ipbackend pool list
     """
+    from ipbackend.cli.view import looking  # it brings BCC along, which the other commands do not need
+
     with looking(run_directory) as view:
         out.show_rows(output, Row._fields, [_row(view, one) for one in view.configuration.pools.values()], ("id",))
 
@@ -140,7 +144,7 @@ def delete(run_directory: Path, name: str, cascade: bool) -> None:
         resource.delete(client, POOL, name, cascade)
 
 
-def _row(view: View, wanted: Pool) -> Row:
+def _row(view: "View", wanted: Pool) -> Row:
     active = room = 0
     for member in wanted.members:
         found = view.endpoint(wanted, member)
