@@ -12,11 +12,12 @@ from ipbackend.changes import Change, between
 from ipbackend.configuration import Configuration, check_transition
 from ipbackend.datapath.maps import Maps
 from ipbackend.edits import Edit
-from ipbackend.errors import IpbackendError
+from ipbackend.errors import IpbackendError, NetworkError
 from ipbackend.forwarding import Forwarding, unload
-from ipbackend.model import Gateway
+from ipbackend.model import EndpointKey, Gateway
 from ipbackend.network import Network
 from ipbackend.plan import gateway_of
+from ipbackend.preparation import Finding
 from ipbackend.store import LINK, Revision, Stamp, Store
 
 log = logging.getLogger(__name__)
@@ -122,6 +123,19 @@ class Control:
         """End what has been silent for too long."""
         if self._forwarding:
             self._forwarding.sweep()
+
+    def examine(self, key: EndpointKey) -> list[Finding]:
+        """Whether a member that is there, or to be added, is prepared."""
+        return list(self._forwarding_now().examine(self.configuration, key))
+
+    def examine_network(self, number: str) -> list[Finding]:
+        """Whether the way to a network is prepared."""
+        return list(self._forwarding_now().examine_network(self.configuration, number))
+
+    def _forwarding_now(self) -> Forwarding:
+        if self._forwarding is None:
+            raise NetworkError(f"nothing is forwarded: {self.problem or 'there is no gateway yet (set it up first)'}")
+        return self._forwarding
 
     def _publish(self) -> None:
         self.configuration: Configuration = self._store.configuration

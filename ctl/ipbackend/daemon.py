@@ -30,7 +30,9 @@ from ipbackend.datapath.maps import Maps
 from ipbackend.edits import Edit
 from ipbackend.errors import DatapathError
 from ipbackend.forwarding import unload as unload_forwarding
+from ipbackend.model import EndpointKey
 from ipbackend.network import Network
+from ipbackend.preparation import Finding
 from ipbackend.store import LINK, Revision, Stamp
 
 log = logging.getLogger(__name__)
@@ -95,6 +97,14 @@ class Service:
     async def changes(self, number: int) -> list[Change]:
         """As `Control.changes`."""
         return await self._in_turn(lambda: self._control.changes(number))
+
+    async def examine(self, key: EndpointKey) -> list[Finding]:
+        """As `Control.examine`."""
+        return await self._in_turn(lambda: self._control.examine(key))
+
+    async def examine_network(self, number: str) -> list[Finding]:
+        """As `Control.examine_network`."""
+        return await self._in_turn(lambda: self._control.examine_network(number))
 
     async def _in_turn(self, work: Callable[[], Result]) -> Result:
         """A client that goes away does not stop what it began."""

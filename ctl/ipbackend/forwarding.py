@@ -9,19 +9,24 @@ import os
 import secrets
 import select
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+from ipbackend import preparation
 from ipbackend.abi import TICK_SHIFT, SweepMode
 from ipbackend.configuration import Configuration
 from ipbackend.datapath import syscall
 from ipbackend.datapath.loader import ENTRY, Program, pinned_program, unpin
 from ipbackend.datapath.maps import Maps
 from ipbackend.datapath.tables import Tables
-from ipbackend.model import AttachMode, Gateway
+from ipbackend.edits import find
+from ipbackend.model import AttachMode, EndpointKey, Gateway, Protocol
 from ipbackend.network import Interface, Network
 from ipbackend.plan import gateway_of
+from ipbackend.preparation import Finding
 from ipbackend.probe import expired, probes
 from ipbackend.reconcile import Reconciler
+from ipbackend.trial import Trial, prepared
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +104,28 @@ class Forwarding:
             for slot in expired(connections, started - 1)[:PROBES]:
                 for probe in probes(connections[slot], slot, endpoint, entries.next_hops[endpoint.next_hop]):
                     self._network.send(probe.interface, probe.frame)
+
+    def examine(self, configuration: Configuration, key: EndpointKey) -> Iterator[Finding]:
+        """Whether a member that is there, or to be added, is prepared; a step that fails is the last."""
+        for finding in preparation.of_way(configuration, key, self._network):
+            yield finding
+            if finding.good is False:
+                return
+        if key.protocol is Protocol.UDP:
+            yield Finding("member", None, "not asked: no datagram is answered by every service")
+            return
+        with self.reconciler.endpoint(configuration, key) as number, prepared(self._tables, number):
+            endpoint = self.reconciler.entries.endpoints[number]
+            hop = self.reconciler.entries.next_hops[endpoint.next_hop]
+            trial = Trial(self._program.entry, self.maps, self._network.send, number, endpoint, hop)
+            try:
+                yield from preparation.of_member(configuration, key, hop.mtu, trial, self._network)
+            finally:
+                trial.close()
+
+    def examine_network(self, configuration: Configuration, number: str) -> Iterator[Finding]:
+        """Whether the way to a network is prepared."""
+        return preparation.of_network(configuration, find(configuration, "networks", number), self._network)
 
     def _settle(self, gateway: Gateway) -> None:
         """The settings of a fresh data plane; one that is taken over keeps its secret, its connections hang on it."""

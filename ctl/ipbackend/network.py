@@ -110,6 +110,15 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
+class Way:
+    """How the kernel would send to an address: through a router or on the link, by an interface (its index)."""
+
+    next_hop: IPv4Address | None
+    interface: int
+    source: IPv4Address | None
+
+
+@dataclass(frozen=True)
 class Attachment:
     """The XDP program on an interface and the mode it runs in."""
 
@@ -300,6 +309,22 @@ class Network:
             metrics = message.get_attr("RTA_METRICS")
             mtu = metrics.get_attr("RTAX_MTU") if metrics is not None else None
             return int(mtu) if mtu else _interface(self._link(message.get_attr("RTA_OIF"))).mtu
+
+    def way_to(self, address: IPv4Address) -> Way:
+        """The kernel's own way to an address; the data plane goes by the next hop that it is told."""
+        with _asking(f"route to {address}", "there must be one, see `ip route`"):
+            (message,) = self._netlink.route("get", dst=str(address))
+        next_hop, source = message.get_attr("RTA_GATEWAY"), message.get_attr("RTA_PREFSRC")
+        return Way(
+            IPv4Address(next_hop) if next_hop else None,
+            message.get_attr("RTA_OIF"),
+            IPv4Address(source) if source else None,
+        )
+
+    def received(self) -> dict[str, int]:
+        """How many packets each interface has taken in."""
+        links = self._dump("link")
+        return {link.get_attr("IFLA_IFNAME"): link.get_attr("IFLA_STATS64")["rx_packets"] for link in links}
 
     def attached(self, interface: int) -> Attachment | None:
         """The XDP program on an interface (its index)."""

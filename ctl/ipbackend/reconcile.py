@@ -5,18 +5,22 @@ to a VIP ever reaches the gateway's own services; addresses leave before maps fo
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 from ipbackend.configuration import Configuration
 from ipbackend.datapath.tables import Tables
 from ipbackend.errors import DatapathError, NetworkError
+from ipbackend.model import EndpointKey, Member, Pool
 from ipbackend.network import Interface, Neighbour, Network, Route
 from ipbackend.plan import Entries, HopKey, NextHop, Step, diff, gateway_of, hop_of, hops, plan
 
 log = logging.getLogger(__name__)
 
 _SHOWN = 20  # changes that are logged one by one; more are counted
+_TRIED = 8  # connections that an endpoint takes which is no member's
 
 
 class Reconciler:
@@ -90,6 +94,25 @@ class Reconciler:
         """Put right whatever others changed."""
         self._carry_out(diff(self._read(), self.entries), self.entries)
         self.apply(configuration)
+
+    @contextmanager
+    def endpoint(self, configuration: Configuration, key: EndpointKey) -> Iterator[int]:
+        """The id of an endpoint for a while: of one that is no member's, it is made and goes again.
+
+        ConfigurationError: it could be no member.
+        """
+        links = self._links(configuration)
+        member = Member(key.address, key.port, max_connections=_TRIED)
+        extra = Pool("(a check)", key.protocol, members=(member,))
+        pools = {**configuration.pools, **({} if key in configuration.endpoints else {extra.id: extra})}
+        self._turn_to(self._plan(replace(configuration, pools=pools), links))
+        try:
+            yield self.entries.endpoint_ids[key]
+        finally:
+            self._turn_to(self._plan(configuration, links))
+
+    def _turn_to(self, want: Entries) -> None:
+        self._carry_out(diff(self.entries, want), want)
 
     def _read(self) -> Entries:
         return self._tables.read(self.entries.pools)

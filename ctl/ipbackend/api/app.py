@@ -3,10 +3,10 @@
 from fastapi import FastAPI
 
 from ipbackend import __version__
-from ipbackend.api import errors, gateway, listeners, live, loadbalancers, members, networks, pools, revisions
+from ipbackend.api import checks, errors, gateway, listeners, live, loadbalancers, members, networks, pools, revisions
 from ipbackend.api.service import Service
 
-FAMILIES = (loadbalancers, listeners, pools, members, networks, gateway, revisions, live)
+FAMILIES = (loadbalancers, listeners, pools, members, networks, gateway, revisions, live, checks)
 
 
 def create_app(service: Service) -> FastAPI:

@@ -1,11 +1,13 @@
 """What the API asks of whoever serves it. It knows no threads, maps or files: the daemon does, or a test."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ipbackend.changes import Change
 from ipbackend.configuration import Configuration
 from ipbackend.edits import Edit
+from ipbackend.model import EndpointKey
+from ipbackend.preparation import Finding
 from ipbackend.store import Revision, Stamp
 
 
@@ -47,3 +49,9 @@ class Service(Protocol):
 
     async def changes(self, number: int) -> list[Change]:
         """What a revision changed."""
+
+    async def examine(self, key: EndpointKey) -> Sequence[Finding]:
+        """Whether a member that is there, or to be added, is prepared."""
+
+    async def examine_network(self, number: str) -> Sequence[Finding]:
+        """Whether the way to a network is prepared."""

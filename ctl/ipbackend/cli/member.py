@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from ipbackend.cli import batch, resource
+from ipbackend.cli import batch, findings, resource
 from ipbackend.cli import output as out
 from ipbackend.cli.resource import MEMBER, POOL, completing
 from ipbackend.client import Client
@@ -202,6 +202,30 @@ def delete(run_directory: Path, names: tuple[str, ...], pool: str, file: str | N
         doomed = [{"id": one["id"]} for one in [*_by_name(there, names, {}), *_by_address(there, lines, {})]]
         _call(client, f"{under}{MEMBER.path}/batch-delete", doomed, "deleting members")
     click.echo(f"{len(doomed):,} members of {pool} deleted")
+
+
+@member.command()
+@click.argument("member", metavar="ADDRESS:PORT", callback=batch.endpoint)
+@click.option("--protocol", type=click.Choice(["TCP", "UDP"]), default="TCP", show_default=True)
+@out.choice
+@click.pass_context
+def check(ctx: click.Context, member: dict[str, Any], protocol: str, output: out.Format) -> None:
+    """Try whether a member is prepared, be it one already or not.
+
+    Step by step: its network, the route, the next hop; then a real connection from every SNAT address through
+    the data plane, the way its answer came back, and the path MTU. Nothing of it stays. The exit status is 1 if
+    a step fails.
+
+    Example: ipbackend member check 192.168.50.10:8080
+    """
+    with Client(ctx.obj) as client:
+        body = {"member": {**member, "protocol": protocol}}
+        found = client.request("POST", "/ipbackend/checks/members", body)["findings"]
+    if output is out.Format.TABLE:
+        findings.show(found)
+    else:
+        out.show_data(output, found)
+    ctx.exit(findings.failed(found))
 
 
 def _call(client: Client, at: str, members: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:

@@ -1,13 +1,14 @@
 """`ipbackend network`: where members live, and whether the way there is known."""
 
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from ipbackend.cli import findings, resource
 from ipbackend.cli import output as out
-from ipbackend.cli import resource
-from ipbackend.cli.resource import NETWORK, NONE, completing, only_listed
+from ipbackend.cli.resource import MEMBER, NETWORK, NONE, POOL, completing, only_listed
 from ipbackend.client import Client
 from ipbackend.model import Network, NetworkKind
 
@@ -156,6 +157,47 @@ def delete(run_directory: Path, name: str) -> None:
     """
     with Client(run_directory) as client:
         resource.delete(client, NETWORK, name, whole=False)
+
+
+@network.command()
+@named
+@click.option("--limit", default=16, show_default=True, type=click.IntRange(min=0), help="Members to try at most.")
+@out.choice
+@click.pass_context
+def check(ctx: click.Context, name: str, limit: int, output: out.Format) -> None:
+    """Try whether a network is prepared: the way to it, and its members one by one, as `member check` does.
+
+    Example: ipbackend network check on-premises
+    """
+    with Client(ctx.obj) as client:
+        one = resource.find(client, NETWORK, name)
+        found = {"": client.request("POST", f"/ipbackend/checks/networks/{one['id']}")["findings"]}
+        members = _members(client, [IPv4Network(cidr) for cidr in one["cidrs"]])
+        with out.progress(min(limit, len(members)), "trying members") as step:
+            for member in members[:limit]:
+                answer = client.request("POST", "/ipbackend/checks/members", {"member": member})
+                found[f"{member['address']}:{member['protocol_port']}/{member['protocol']}"] = answer["findings"]
+                step(1)
+    if output is not out.Format.TABLE:
+        out.show_data(output, [{"member": whom or None, "findings": some} for whom, some in found.items()])
+    else:
+        for whom, some in found.items():
+            click.echo(whom or f"network {name}")
+            findings.show(some, "  ")
+        if len(members) > limit:
+            click.echo(f"{len(members) - limit:,} more members were not tried (--limit)")
+    ctx.exit(any(map(findings.failed, found.values())))
+
+
+def _members(client: Client, cidrs: list[IPv4Network]) -> list[dict[str, Any]]:
+    """Every endpoint that lives there, once."""
+    chosen = {}
+    for pool in resource.rows(client, POOL):
+        for one in resource.rows(client, MEMBER, f"{POOL.path}/{pool['id']}"):
+            if any(IPv4Address(one["address"]) in cidr for cidr in cidrs):
+                member = {"address": one["address"], "protocol_port": one["protocol_port"]}
+                chosen[*member.values(), pool["protocol"]] = {**member, "protocol": pool["protocol"]}
+    return list(chosen.values())
 
 
 def _row(view: "View", wanted: Network) -> Row:

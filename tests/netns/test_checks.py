@@ -1,0 +1,290 @@
+"""Preparation checks in the lab: each failure made on purpose is named by its step, and no trace of a check stays."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from ipbackend.abi import Phase
+from ipbackend.datapath.maps import Maps
+from tests.netns.gateway import CONFIGURATION, Gateway
+from tests.netns.lab import MEMBER_TCP_PORT, MEMBERS, ONPREM, ROUTER_ONPREM, SNATS, VPC, Lab
+from tests.netns.members import Member
+
+pytestmark = pytest.mark.root
+ONPREM_MEMBER = f"{MEMBERS['member-onprem']}:{MEMBER_TCP_PORT}"
+LOCAL_MEMBER = f"{MEMBERS['member-1']}:{MEMBER_TCP_PORT}"
+STEPS = ["network", "route", "next hop", "member", "way back", "path MTU"]
+
+
+def checked(gateway: Gateway, member: str, status: int = 0) -> dict[str, Any]:
+    """The findings of `member check` by step; its exit status says whether one is bad."""
+    done = gateway.ask("member", "check", member, "--output", "json")
+    assert done.returncode == status, done.stdout + done.stderr
+    assert not done.stderr
+    import json
+
+    return {one["step"]: one for one in json.loads(done.stdout)}
+
+
+def bad(found: dict[str, Any]) -> list[str]:
+    return [step for step, one in found.items() if one["good"] is False]
+
+
+@contextmanager
+def nft(lab: Lab, role: str, rule: str, hook: str = "input") -> Iterator[None]:
+    """A rule in a namespace's firewall for a while."""
+    table = f"table ip check {{ chain c {{ type filter hook {hook} priority 0; {rule} }} }}"
+    lab[role].run(["nft", table])
+    try:
+        yield
+    finally:
+        lab[role].run(["nft", "delete table ip check"])
+
+
+@contextmanager
+def ip(lab: Lab, role: str, do: str, undo: str) -> Iterator[None]:
+    """A change by ip(8) in a namespace for a while."""
+    lab[role].run(["ip", *do.split()])
+    try:
+        yield
+    finally:
+        lab[role].run(["ip", *undo.split()])
+
+
+def books(gateway: Gateway) -> dict[str, Any]:
+    """What must be the same after a check as before, open connections and rows of maps."""
+    with Maps(gateway.run_directory) as maps:
+        rows = {name: sorted(map(str, map(bytes_of, maps[name].items()))) for name in ("addresses", "listeners")}
+        endpoints = sorted(number for _, number in maps["endpoints_by_addr"].items())
+        active = sum(maps["load"].memory()[number].active for number in endpoints)
+        half_open = sum(maps["load"].memory()[number].half_open for number in endpoints)
+        links = [index for index, mtu in enumerate(maps["links"].memory().bytes.cast("I")[::2]) if mtu]
+        pools = [number for number, _ in maps["pools"].items()]
+    return {**rows, "endpoints": endpoints, "open": active, "half_open": half_open, "links": links, "pools": pools}
+
+
+def bytes_of(item: tuple[Any, Any]) -> tuple[Any, ...]:
+    return tuple(bytes(one) if not isinstance(one, int) else one for one in item)
+
+
+@pytest.mark.parametrize("member", [ONPREM_MEMBER, LOCAL_MEMBER])
+def test_a_member_is_tried_from_every_snat_address(gateway: Gateway, member: str) -> None:
+    before = books(gateway)
+
+    found = checked(gateway, member)
+
+    assert list(found) == STEPS
+    assert all(one["good"] for one in found.values())
+    assert all(snat in found["member"]["what"] for snat in SNATS)
+    assert found["way back"]["what"].endswith("by eth1")
+    assert found["path MTU"]["what"].startswith("1500: ")
+    assert books(gateway) == before
+    assert gateway.command("connection", "list").count("\n") == 1
+
+
+def test_the_member_s_service_never_hears_of_it(gateway: Gateway, lab: Lab, members: dict[str, Member]) -> None:
+    """The handshake is not completed, and no byte is delivered: what accepts connections accepts none."""
+    with lab["member-2"].socket(2, 1) as listening:
+        listening.bind((MEMBERS["member-2"], 9999))
+        listening.listen()
+        listening.setblocking(False)
+
+        found = checked(gateway, f"{MEMBERS['member-2']}:9999")
+
+        assert all(one["good"] for one in found.values())
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+
+
+def test_an_address_that_is_no_member_is_tried_before_it_is_added(gateway: Gateway) -> None:
+    before = books(gateway)
+
+    found = checked(gateway, f"{MEMBERS['member-2']}:9998", status=1)
+
+    assert bad(found) == ["member"]
+    assert "refuses connections to port 9998 (RST)" in found["member"]["what"]
+    assert found["way back"]["good"]
+    assert books(gateway) == before
+
+
+def test_an_address_in_no_network_is_refused(gateway: Gateway) -> None:
+    done = gateway.ask("member", "check", "172.31.0.1:80")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("Error: 172.31.0.1 is in no network (")
+
+
+def test_no_route(gateway: Gateway, lab: Lab) -> None:
+    host = f"{MEMBERS['member-onprem']}/32"
+    with ip(lab, "gateway", f"route add unreachable {host}", f"route del unreachable {host}"):
+        found = checked(gateway, ONPREM_MEMBER, status=1)
+
+    assert bad(found) == ["route"]
+    assert "No route to host" in found["route"]["what"]
+    assert "next hop" in found  # the data plane goes by the next hop: the rest is tried even so
+    assert found["member"]["good"]
+
+
+def test_a_route_by_another_way(gateway: Gateway, lab: Lab) -> None:
+    host = f"{MEMBERS['member-onprem']}/32"
+    with ip(lab, "gateway", f"route add {host} via 10.0.0.2", f"route del {host}"):
+        found = checked(gateway, ONPREM_MEMBER, status=1)
+
+    assert found["route"]["what"] == f"to {MEMBERS['member-onprem']} via 10.0.0.2 on eth1"
+    assert f"via {ROUTER_ONPREM} of eth1" in found["route"]["remedy"]
+
+
+def test_next_hop_down(gateway: Gateway, lab: Lab) -> None:
+    wrong = CONFIGURATION.replace('next_hop = "10.0.0.3"', 'next_hop = "10.0.0.9"')
+    gateway.apply(wrong)
+
+    found = checked(gateway, ONPREM_MEMBER, status=1)
+
+    assert list(found)[-1] == "next hop"
+    assert found["next hop"]["what"] == "10.0.0.9 does not answer ARP on eth1"
+    assert "start the router" in found["next hop"]["remedy"]
+
+
+def test_a_silent_member(gateway: Gateway, lab: Lab) -> None:
+    before = books(gateway)
+    with nft(lab, "member-onprem", "tcp dport 8080 drop"):
+        found = checked(gateway, ONPREM_MEMBER, status=1)
+
+    assert bad(found) == ["member"]
+    assert list(found)[-1] == "member"
+    assert "nor the gateway's own 10.0.0.1 (silence)" in found["member"]["what"]
+    assert books(gateway) == before
+
+
+def test_a_member_that_lets_snat_addresses_not_in(gateway: Gateway, lab: Lab) -> None:
+    with nft(lab, "member-onprem", f"ip saddr {{ {', '.join(SNATS)} }} drop"):
+        found = checked(gateway, ONPREM_MEMBER, status=1)
+
+    assert "but the gateway's own 10.0.0.1" in found["member"]["what"]
+    assert f"allow TCP 8080 from {', '.join(SNATS)}" in found["member"]["remedy"]
+
+
+def test_a_member_that_lets_one_snat_address_not_in(gateway: Gateway, lab: Lab) -> None:
+    """Three in four clients would be served: what a test by one connection calls healthy."""
+    with nft(lab, "member-onprem", f"ip saddr {SNATS[2]} drop"):
+        found = checked(gateway, ONPREM_MEMBER, status=1)
+
+    assert found["member"]["what"].endswith(f", and not {SNATS[2]}")
+    assert found["way back"]["good"]
+
+
+def test_no_route_back(gateway: Gateway, lab: Lab) -> None:
+    route = f"{VPC} via 192.168.50.1"
+    with ip(lab, "member-onprem", f"route del {route}", f"route add {route}"):
+        found = checked(gateway, ONPREM_MEMBER, status=1)
+
+    assert bad(found) == ["member"]
+    assert f"let its network route {', '.join(SNATS)} back here" in found["member"]["remedy"]
+
+
+def test_a_host_that_is_not_there(gateway: Gateway) -> None:
+    found = checked(gateway, "192.168.50.77:80", status=1)
+
+    assert "nor the gateway's own 10.0.0.1 (" in found["member"]["what"]
+
+
+@pytest.mark.parametrize("mtu", [1400, 1001])
+def test_a_small_path_mtu_is_found_to_the_byte(gateway: Gateway, lab: Lab, mtu: int) -> None:
+    link = "link set eth1 mtu"
+    with ip(lab, "router-onprem", f"{link} {mtu}", f"{link} 1500"):
+        found = checked(gateway, ONPREM_MEMBER, status=1)
+
+    assert bad(found) == ["path MTU"]
+    assert found["path MTU"]["what"] == f"{mtu}, not 1500 as the route says"
+
+
+def test_a_firewall_that_takes_no_strange_segments_leaves_the_path_mtu_open(gateway: Gateway, lab: Lab) -> None:
+    with nft(lab, "member-onprem", "tcp flags & (syn|rst|ack) == ack drop"):
+        found = checked(gateway, ONPREM_MEMBER)
+
+    assert found["path MTU"]["good"] is None
+    assert found["path MTU"]["what"].startswith("1500 by the route")
+
+
+def test_a_member_at_its_ceiling_takes_no_check(gateway: Gateway) -> None:
+    text = CONFIGURATION.replace("port = 8080, weight = 3 }", "port = 8080, weight = 3, max_connections = 1 }")
+    gateway.apply(text)
+    with Maps(gateway.run_directory) as maps:
+        number = next(
+            at
+            for key, at in maps["endpoints_by_addr"].items()
+            if key.protocol == 6 and maps["load"].memory()[at].ceiling == 1
+        )
+        load = maps["load"].memory()[number]
+        load.active = 1
+        try:
+            found = checked(gateway, LOCAL_MEMBER, status=1)
+        finally:
+            load.active = 0
+
+    assert found["member"]["what"] == "takes no connection now: it is at its ceiling"
+
+
+def test_udp_is_not_asked(gateway: Gateway) -> None:
+    done = gateway.json("member", "check", f"{MEMBERS['member-1']}:5353", "--protocol", "UDP")
+
+    assert [one["good"] for one in done] == [True, True, True, None]
+
+
+def test_traffic_goes_on_and_its_books_balance(gateway: Gateway, lab: Lab) -> None:
+    """Checks beside real connections: none of those is hurt, and what is counted as open is what is open."""
+    from tests.netns.clients import get
+
+    stop, served = threading.Event(), []
+
+    def clients() -> None:
+        while not stop.is_set():
+            served.append(get(lab["client"], "10.0.0.100", 80)["member"])
+
+    thread = threading.Thread(target=clients)
+    thread.start()
+    try:
+        for _ in range(5):
+            assert all(one["good"] for one in checked(gateway, ONPREM_MEMBER).values())
+    finally:
+        stop.set()
+        thread.join()
+
+    assert "member-onprem" in served
+    with Maps(gateway.run_directory) as maps:
+        assert Phase.SYN_SENT not in {row["state"] for row in gateway.json("connection", "list")}
+        assert maps["listeners"]
+
+
+def test_a_network_and_its_members(gateway: Gateway, lab: Lab) -> None:
+    done = gateway.ask("network", "check", "on-premises")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "network on-premises"
+    assert lines[1].split()[:2] == ["ok", "route"]
+    assert f"{ONPREM_MEMBER}/TCP" in lines
+    assert f"{MEMBERS['member-onprem']}:5353/UDP" in lines
+    assert ONPREM in done.stdout
+
+
+def test_a_network_without_members(gateway: Gateway) -> None:
+    gateway.command(
+        "network", "create", "later", "--kind", "vpn", "--cidr", "192.168.99.0/24", "--next-hop", "10.0.0.3"
+    )
+
+    done = gateway.command("network", "check", "later")
+
+    assert "none yet" in done
+
+
+def test_overlapping_networks_are_refused_with_both_names(gateway: Gateway) -> None:
+    done = gateway.ask("network", "create", "again", "--kind", "peering", "--cidr", ONPREM, "--next-hop", "10.0.0.2")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"Error: networks.again.cidrs: {ONPREM} overlaps {ONPREM} of networks.on-premises (")
