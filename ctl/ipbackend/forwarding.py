@@ -106,11 +106,11 @@ class Forwarding:
                     self._network.send(probe.interface, probe.frame)
 
     def examine(self, configuration: Configuration, key: EndpointKey) -> Iterator[Finding]:
-        """Whether a member that is there, or to be added, is prepared; a step that fails is the last."""
-        for finding in preparation.of_way(configuration, key, self._network):
-            yield finding
-            if finding.good is False:
-                return
+        """Whether a member that is there, or to be added, is prepared; nothing is tried without a next hop."""
+        *way, next_hop = preparation.of_way(configuration, key, self._network)
+        yield from (*way, next_hop)
+        if not next_hop.good:
+            return
         if key.protocol is Protocol.UDP:
             yield Finding("member", None, "not asked: no datagram is answered by every service")
             return

@@ -54,7 +54,7 @@ def of_network(configuration: Configuration, wanted: Wanted, network: Network) -
 
 
 def of_way(configuration: Configuration, key: EndpointKey, network: Network) -> Iterator[Finding]:
-    """The way to a member; the last finding is bad if it need not be tried."""
+    """The way to a member, the next hop last: the data plane goes by that, whatever the kernel's route says."""
     wanted = network_of(key.address, configuration.networks)
     if wanted is None:
         what = f"{key.address} is in no network (add one: `ipbackend network create`)"
@@ -150,7 +150,10 @@ def _answered(configuration: Configuration, key: EndpointKey, attempts: list[Att
 
 def _own(key: EndpointKey, network: Network) -> tuple[str, str | None]:
     """Our own address towards a member, and why the member does not answer that either; None: it does."""
-    source = network.way_to(key.address).source
+    try:
+        source = network.way_to(key.address).source
+    except NetworkError:
+        return "address", "no route"
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as asking:
         asking.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         asking.settimeout(CONNECT)
