@@ -5,7 +5,7 @@ Everything here is done by one thread, in the order it was asked for. It knows n
 
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ipbackend.changes import Change, between
@@ -21,6 +21,9 @@ from ipbackend.preparation import Finding
 from ipbackend.store import LINK, Revision, Stamp, Store
 
 log = logging.getLogger(__name__)
+
+Apply = Callable[[Configuration, Configuration], None]
+PATIENCE = 16  # refreshes at most between attempts to load what could not be loaded
 
 
 class Control:
@@ -38,6 +41,7 @@ class Control:
         self._store = self._opened.enter_context(Store(store_path))
         self.network = self._opened.enter_context(contextlib.closing(Network()))
         self._forwarding: Forwarding | None = None
+        self._skipped, self._patience = 0, 1  # refreshes since the last attempt to load, and before the next one
         self.problem = ""  # why not everything is as wanted, or nothing
         self.drift: list[str] = []  # what others changed, as the last refresh found it
         self._publish()
@@ -76,16 +80,11 @@ class Control:
         want = edit(have)
         check_transition(have, want)
         changes = between(have, want)
-        if dry_run:
-            if self._forwarding and not _reloads(have, want):
-                self._forwarding.check(want)
-            return changes
-        if _reloads(have, want):
-            self._replace(have, want, author, what)
-        else:
-            if self._forwarding:
-                self._forwarding.check(want)
-            self._keep(have, want, author, what, self._apply)
+        reload = _reloads(have, want) or (want.gateway is not None and self._forwarding is None)
+        if self._forwarding and not reload:
+            self._forwarding.check(want)
+        if not dry_run:
+            self._keep(have, want, author, what, self._reload if reload else self._apply)
         return changes
 
     def roll_back(self, author: str, number: int) -> list[Change]:
@@ -105,7 +104,10 @@ class Control:
         if self.configuration.gateway is None:
             return
         if self._forwarding is None:
-            self.start()
+            self._skipped += 1
+            if self._skipped >= self._patience:
+                self._skipped, self._patience = 0, min(2 * self._patience, PATIENCE)
+                self.start()
             return
         try:
             drift = self._forwarding.refresh(self.configuration, self._observe)
@@ -142,42 +144,33 @@ class Control:
         self.stamps: Mapping[str, Stamp] = self._store.stamps
         self.revision: int = self._store.revision
 
-    def _keep(self, have: Configuration, want: Configuration, author: str, what: str, apply: Edit) -> None:
+    def _keep(self, have: Configuration, want: Configuration, author: str, what: str, apply: Apply) -> None:
         """Store, then apply; what the kernel refuses after all is taken back in both."""
         number = self._store.write(want, author, what)
         try:
-            apply(want)
+            apply(have, want)
         except BaseException as error:
             log.error("revision %d could not be applied and is taken back: %s", number, error)
-            if number != self.revision:
-                self._store.undo(number, have)
-            with contextlib.suppress(IpbackendError):
-                self._apply(have)
+            try:
+                if number != self.revision:
+                    self._store.undo(number, have)
+            finally:
+                with contextlib.suppress(IpbackendError):
+                    apply(want, have)
             raise
         self._publish()
 
-    def _apply(self, want: Configuration) -> Configuration:
+    def _apply(self, _: Configuration, want: Configuration) -> None:
         if self._forwarding:
             self._forwarding.apply(want)
-        return want
 
-    def _replace(self, have: Configuration, want: Configuration, author: str, what: str) -> None:
-        """A data plane made for other settings; there are no members, hence no connections to lose."""
-
-        def apply(wanted: Configuration) -> Configuration:
-            self._close_forwarding()
-            if have.gateway or wanted is have:  # else take over what an earlier store's daemon may have left
-                unload(self._run_directory, self.network)
-            if wanted.gateway:
-                self._load(wanted).start(wanted)
-            return wanted
-
-        try:
-            self._keep(have, want, author, what, apply)
-        except IpbackendError:
-            with contextlib.suppress(IpbackendError):
-                apply(have)
-            raise
+    def _reload(self, have: Configuration, want: Configuration) -> None:
+        """A data plane made anew. If it is for other settings there are no members, hence no connections to lose."""
+        self._close_forwarding()
+        if have.gateway and _reloads(have, want):
+            unload(self._run_directory, self.network)
+        if want.gateway:
+            self._load(want).start(want)
         self.problem = ""
 
     def _load(self, wanted: Configuration) -> Forwarding:

@@ -45,6 +45,8 @@ class Tables:
         self._sweep_program = sweep_program
         self._rings: dict[int, bytes] = {}  # of free slots, as they begin, by their number
         self._endpoints: dict[bytes, Endpoint] = {}  # as decoded, by what the maps hold of them
+        self._ended: set[int] = set()  # endpoints that lost all their connections in this series of steps
+        self._lost: set[int] = set()  # endpoints without their tables, as they were read last
         self._checked = 0  # up to where endpoints were looked at for their tables
         self._actions: dict[tuple[Action, str], Callable[[Any, Any], object]] = {
             (Action.SET, "links"): lambda index, mtu: maps["links"].set(index, maps["links"].leaf(mtu=mtu)),
@@ -59,7 +61,7 @@ class Tables:
             (Action.DELETE, "links"): lambda index, _: maps["links"].set(index, maps["links"].leaf()),
             (Action.WAIT, "pools"): lambda *_: self.wait(),
             (Action.END, "listeners"): self._end_listener,
-            (Action.END, "endpoints"): lambda number, _: self.sweep(number, SweepMode.ENDPOINT),
+            (Action.END, "endpoints"): self._end_endpoint,
         }
         self._together: dict[tuple[Action, str], Callable[[list[Step]], object]] = {
             (Action.SET, "pools"): self._set_pools,
@@ -73,6 +75,7 @@ class Tables:
     def apply(self, steps: Iterable[Step]) -> None:
         """Carry out the steps of a plan in their order."""
         size = _batch_size()
+        self._ended.clear()
         for what, group in groupby(steps, key=lambda step: (step.action, step.table)):
             for some in batched(group, size):
                 if what in self._together:
@@ -159,10 +162,10 @@ class Tables:
     def _read_endpoints(self) -> dict[int, Endpoint]:
         """All that have slots; of some, in turn, it is checked that their tables are there as well."""
         numbers = self._numbers()
-        turn = [number for number in numbers if number > self._checked][:_TABLES_CHECKED]
+        turn = ([number for number in numbers if number > self._checked] or numbers)[:_TABLES_CHECKED]
         self._checked = turn[-1] if turn else 0
-        lost = {number for number in turn if not self._has_tables(number)}
-        return {number: self._endpoint(number) for number in numbers if number not in lost}
+        self._lost = {number for number in turn if not self._has_tables(number)}
+        return {number: self._endpoint(number) for number in numbers if number not in self._lost}
 
     def _endpoint(self, number: int) -> Endpoint:
         """Decoded once for what the maps hold: as long as nothing changes, the same object is returned."""
@@ -231,9 +234,15 @@ class Tables:
     def _delete_listener(self, key: ListenerKey, _: object) -> None:
         self._maps["listeners"].delete(self._listener_key(key))
 
+    def _end_endpoint(self, number: int, _: Endpoint) -> None:
+        self._ended.add(number)
+        if self._maps["load"].memory()[number].head:  # else no slot of it was ever taken
+            self.sweep(number, SweepMode.ENDPOINT)
+
     def _end_listener(self, _: ListenerKey, listener: Listener) -> None:
         for endpoint in self._maps["endpoints_by_addr"].values():
-            self.sweep(endpoint, SweepMode.LISTENER, listener.id)
+            if endpoint not in self._ended and self._maps["load"].memory()[endpoint].head:
+                self.sweep(endpoint, SweepMode.LISTENER, listener.id)
         self._zero(self._maps["listener_counts"], listener.id)
 
     def _set_pools(self, steps: list[Step]) -> None:
@@ -271,7 +280,7 @@ class Tables:
 
     def _same_tables(self, number: int, endpoint: Endpoint) -> bool:
         there = self._endpoint(number)
-        return (there.key, there.slots) == (endpoint.key, endpoint.slots) and self._has_tables(number)
+        return (there.key, there.slots) == (endpoint.key, endpoint.slots) and number not in self._lost
 
     def _set_endpoint(self, number: int, endpoint: Endpoint) -> None:
         at = self._endpoint_key(endpoint.key)
