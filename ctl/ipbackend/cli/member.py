@@ -6,9 +6,10 @@ from typing import NamedTuple
 import click
 
 from ipbackend.cli import output as out
-from ipbackend.cli.view import View, looking
+from ipbackend.cli.view import looking
 from ipbackend.errors import ConfigurationError, suggestion
 from ipbackend.model import Member, Pool
+from ipbackend.view import View
 
 REACHABLE, NO_NEXT_HOP, NOT_APPLIED = "reachable", "no next hop", "not applied"
 

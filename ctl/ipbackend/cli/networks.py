@@ -6,8 +6,9 @@ from typing import NamedTuple
 import click
 
 from ipbackend.cli import output as out
-from ipbackend.cli.view import View, looking
+from ipbackend.cli.view import looking
 from ipbackend.model import Network
+from ipbackend.view import View
 
 
 class Row(NamedTuple):
