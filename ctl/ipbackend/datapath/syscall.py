@@ -4,6 +4,7 @@ BCC compiles, loads and describes; it offers none of this for maps that another 
 raises OSError. Attribute layouts: `union bpf_attr` in linux/bpf.h.
 """
 
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -12,14 +13,15 @@ import platform
 import struct
 from dataclasses import dataclass
 
-_NUMBER = {"x86_64": 321, "aarch64": 280}
+_NUMBER = {"x86_64": 321, "aarch64": 280}[platform.machine()]
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY = 0, 1, 2, 3, 4
-_OBJ_PIN, _OBJ_GET, _PROG_RUN, _MAP_FD_BY_ID, _OBJ_INFO, _MAP_UPDATE_BATCH = 6, 7, 10, 14, 15, 26
+_OBJ_PIN, _OBJ_GET, _PROG_RUN, _MAP_FD_BY_ID, _OBJ_INFO = 6, 7, 10, 14, 15
+_MAP_LOOKUP_BATCH, _MAP_UPDATE_BATCH = 24, 26
 
-ARRAY = 2
+HASH, ARRAY = 1, 2
 F_MMAPABLE = 1 << 10
 F_INNER_MAP = 1 << 12
 
@@ -38,7 +40,7 @@ class MapInfo:
 
 def _call(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
     while True:
-        result: int = _libc.syscall(_NUMBER[platform.machine()], command, attributes, len(attributes))
+        result: int = _libc.syscall(_NUMBER, command, attributes, len(attributes))
         if result >= 0:
             return result
         if ctypes.get_errno() != errno.EINTR:  # a signal ends a test run early: again, as PEP 475 has it
@@ -77,11 +79,23 @@ def update(fd: int, key: bytes, value: bytes) -> None:
     _bpf(_MAP_UPDATE, struct.pack("I4xQQQ", fd, _address(at), _address(what), 0))
 
 
-def update_batch(fd: int, keys: list[int], values: list[int]) -> None:
-    """Set many 32-bit entries; a map of maps waits once for packets under way instead of once for each."""
-    at = ctypes.create_string_buffer(struct.pack(f"{len(keys)}I", *keys))
-    what = ctypes.create_string_buffer(struct.pack(f"{len(values)}I", *values))
-    _bpf(_MAP_UPDATE_BATCH, struct.pack("QQQQIIQQ", 0, 0, _address(at), _address(what), len(keys), fd, 0, 0))
+def update_batch(fd: int, keys: bytes, values: bytes, count: int) -> None:
+    """Set `count` entries; a map of maps waits once for packets under way instead of once for each."""
+    at, what = ctypes.create_string_buffer(keys, len(keys)), ctypes.create_string_buffer(values, len(values))
+    _bpf(_MAP_UPDATE_BATCH, struct.pack("QQQQIIQQ", 0, 0, _address(at), _address(what), count, fd, 0, 0))
+
+
+def lookup_batch(fd: int, key_size: int, value_size: int, entries: int) -> tuple[bytes, bytes]:
+    """All keys and values of a hash that has room for `entries`, one after the other."""
+    keys, values = ctypes.create_string_buffer(entries * key_size), ctypes.create_string_buffer(entries * value_size)
+    where = ctypes.create_string_buffer(8)
+    attributes = ctypes.create_string_buffer(
+        struct.pack("QQQQIIQQ", 0, _address(where), _address(keys), _address(values), entries, fd, 0, 0), 128
+    )
+    with contextlib.suppress(FileNotFoundError):  # the end was reached: what is there has been read
+        _call(_MAP_LOOKUP_BATCH, attributes)
+    (count,) = struct.unpack_from("I", attributes, 32)
+    return keys.raw[: count * key_size], values.raw[: count * value_size]
 
 
 def delete(fd: int, key: bytes) -> bool:

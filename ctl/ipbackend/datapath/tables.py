@@ -1,5 +1,6 @@
 """The controller's maps: what they hold as plan's entries, and the steps of a plan carried out on them."""
 
+import resource
 import socket
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -13,7 +14,9 @@ from ipbackend.datapath.maps import Map, Maps
 from ipbackend.model import EndpointKey, Gateway, Protocol
 from ipbackend.plan import NO_POOL, Action, Address, Endpoint, Entries, Listener, ListenerKey, NextHop, Pool, Step
 
-_BATCH = 256  # endpoints or pools made at a time: each takes file descriptors meanwhile
+_BATCH_MAX = 2048  # endpoints or pools made at a time: each takes two file descriptors meanwhile
+_OTHER_DESCRIPTORS = 256  # that may be open beside those
+_TABLES_CHECKED = 512  # endpoints whose tables are looked for each time everything is read
 _SWEEP = struct.Struct("16x6I")  # struct sweep of abi.h
 _NUMBERS = {Protocol.TCP: socket.IPPROTO_TCP, Protocol.UDP: socket.IPPROTO_UDP}
 _PROTOCOLS = {int(number): protocol for protocol, number in _NUMBERS.items()}
@@ -40,38 +43,45 @@ class Tables:
     def __init__(self, maps: Maps, sweep_program: int) -> None:
         self._maps = maps
         self._sweep_program = sweep_program
+        self._rings: dict[int, bytes] = {}  # of free slots, as they begin, by their number
+        self._endpoints: dict[bytes, Endpoint] = {}  # as decoded, by what the maps hold of them
+        self._checked = 0  # up to where endpoints were looked at for their tables
         self._actions: dict[tuple[Action, str], Callable[[Any, Any], object]] = {
             (Action.SET, "links"): lambda index, mtu: maps["links"].set(index, maps["links"].leaf(mtu=mtu)),
             (Action.SET, "next_hops"): self._set_next_hop,
             (Action.SET, "endpoints"): self._set_endpoint,
-            (Action.SET, "endpoint_ids"): lambda key, number: maps["endpoints_by_addr"].set(
-                self._endpoint_key(key), number
-            ),
             (Action.SET, "addresses"): self._set_address,
             (Action.SET, "listeners"): self._set_listener,
             (Action.DELETE, "listeners"): self._delete_listener,
             (Action.DELETE, "addresses"): lambda address, _: maps["addresses"].delete(ip_to_map(address)),
-            (Action.DELETE, "pools"): lambda number, _: maps["pools"].delete(number),
             (Action.DELETE, "endpoint_ids"): lambda key, _: maps["endpoints_by_addr"].delete(self._endpoint_key(key)),
-            (Action.DELETE, "endpoints"): self._delete_endpoint,
             (Action.DELETE, "next_hops"): self._delete_next_hop,
             (Action.DELETE, "links"): lambda index, _: maps["links"].set(index, maps["links"].leaf()),
             (Action.WAIT, "pools"): lambda *_: self.wait(),
             (Action.END, "listeners"): self._end_listener,
             (Action.END, "endpoints"): lambda number, _: self.sweep(number, SweepMode.ENDPOINT),
         }
+        self._together: dict[tuple[Action, str], Callable[[list[Step]], object]] = {
+            (Action.SET, "pools"): self._set_pools,
+            (Action.SET, "endpoint_ids"): lambda steps: maps["endpoints_by_addr"].set_many(
+                {bytes(self._endpoint_key(step.key)): step.value for step in steps}
+            ),
+            (Action.DELETE, "pools"): lambda steps: maps["pools"].clear_inner([step.key for step in steps]),
+            (Action.DELETE, "endpoints"): self._delete_endpoints,
+        }
 
     def apply(self, steps: Iterable[Step]) -> None:
         """Carry out the steps of a plan in their order."""
-        for (action, table), group in groupby(steps, key=lambda step: (step.action, step.table)):
-            for some in batched(group, _BATCH):
-                if (action, table) == (Action.SET, "pools"):
-                    self._set_pools(some)
+        size = _batch_size()
+        for what, group in groupby(steps, key=lambda step: (step.action, step.table)):
+            for some in batched(group, size):
+                if what in self._together:
+                    self._together[what](some)
                     continue
-                if (action, table) == (Action.SET, "endpoints"):
+                if what == (Action.SET, "endpoints"):
                     self._make_tables(some)
                 for step in some:
-                    self._actions[action, table](step.key, step.value)
+                    self._actions[what](step.key, step.value)
 
     def read(self, pools: Collection[int] = ()) -> Entries:
         """What the maps hold now; of pools those that a listener points to, and `pools` where they are there."""
@@ -90,9 +100,9 @@ class Tables:
             pools={
                 number: self._pool(number)
                 for number in {one.pool for one in listeners.values()} - {NO_POOL} | set(pools)
-                if number not in pools or self._maps["pools"].get(number) is not None
+                if number not in pools or self._maps["pools"].inner_size(number)
             },
-            endpoints={number: self._endpoint(number) for number in self._numbers() if self._has_tables(number)},
+            endpoints=self._read_endpoints(),
             endpoint_ids={
                 EndpointKey(ip_from_map(key.address), socket.ntohs(key.port), _PROTOCOLS[key.protocol]): number
                 for key, number in self._maps["endpoints_by_addr"].items()
@@ -110,9 +120,9 @@ class Tables:
     def drop_unused_pools(self) -> None:
         """Pools that no listener points to, left by a controller that died between two steps."""
         used = {listener.pool for listener in self._maps["listeners"].values()}
-        for number, _ in list(self._maps["pools"].items()):
-            if number not in used:
-                self._maps["pools"].delete(number)
+        unused = [number for number, _ in self._maps["pools"].items() if number not in used]
+        if unused:
+            self._maps["pools"].clear_inner(unused)
 
     def sweep(self, endpoint: int, mode: SweepMode, listener: int = 0) -> tuple[int, int]:
         """Look at all slots of an endpoint; returns how many connections ended and how many slots rested enough."""
@@ -126,9 +136,7 @@ class Tables:
 
     def wait(self) -> None:
         """Return when every packet that entered before has left: the kernel waits so after a map of maps changes."""
-        fd, _ = self._maps["pools"].new_inner(1)
-        self._maps["pools"].set_inner({0: fd})
-        self._maps["pools"].delete(0)
+        self._maps["pools"].clear_inner([NO_POOL])
 
     def _pool(self, number: int) -> Pool:
         inner = self._maps["pools"].inner(number)
@@ -146,18 +154,33 @@ class Tables:
 
     def _has_tables(self, number: int) -> bool:
         """Whether its slots and its ring are there: without, it is made anew."""
-        return all(self._maps[name].get(number) is not None for name in ("conntrack", "free_slots"))
+        return all(self._maps[name].inner_size(number) for name in ("conntrack", "free_slots"))
+
+    def _read_endpoints(self) -> dict[int, Endpoint]:
+        """All that have slots; of some, in turn, it is checked that their tables are there as well."""
+        numbers = self._numbers()
+        turn = [number for number in numbers if number > self._checked][:_TABLES_CHECKED]
+        self._checked = turn[-1] if turn else 0
+        lost = {number for number in turn if not self._has_tables(number)}
+        return {number: self._endpoint(number) for number in numbers if number not in lost}
 
     def _endpoint(self, number: int) -> Endpoint:
-        value = self._maps["endpoints"].memory()[number]
-        return Endpoint(
-            EndpointKey(ip_from_map(value.address), socket.ntohs(value.port), _PROTOCOLS[value.protocol]),
-            value.next_hop,
-            value.slots,
-            tuple(ip_from_map(address) for address in value.snat if address),
-            self._maps["load"].memory()[number].ceiling,
-            self._maps["load"].memory()[number].half_open_limit,
-        )
+        """Decoded once for what the maps hold: as long as nothing changes, the same object is returned."""
+        row, load = self._maps["endpoints"].memory(), self._maps["load"].memory()[number]
+        raw = bytes(row.bytes[number * row.step : (number + 1) * row.step])
+        known = raw + struct.pack("QQ", load.ceiling, load.half_open_limit)
+        endpoint = self._endpoints.get(known)
+        if endpoint is None:
+            value = self._maps["endpoints"].leaf.from_buffer_copy(raw)
+            endpoint = self._endpoints[known] = Endpoint(
+                EndpointKey(ip_from_map(value.address), socket.ntohs(value.port), _PROTOCOLS[value.protocol]),
+                value.next_hop,
+                value.slots,
+                tuple(ip_from_map(address) for address in value.snat if address),
+                load.ceiling,
+                load.half_open_limit,
+            )
+        return endpoint
 
     def _next_hops(self) -> dict[int, NextHop]:
         memory = self._maps["next_hops"].memory()
@@ -218,8 +241,8 @@ class Tables:
         for step in steps:
             pool: Pool = step.value
             words = (len(pool.members), len(pool.schedule), 0, 0, *pool.members, *pool.schedule)
-            fresh[step.key], memory = self._maps["pools"].new_inner(len(words))
-            memory.bytes[:] = struct.pack(f"{len(words)}Q", *words)  # 32-bit words, 8 bytes apart
+            content = struct.pack(f"{len(words)}Q", *words)  # 32-bit words, 8 bytes apart
+            fresh[step.key] = self._maps["pools"].new_inner(len(words), content)
         self._maps["pools"].set_inner(fresh)
 
     def _endpoint_key(self, key: EndpointKey) -> Any:
@@ -235,11 +258,12 @@ class Tables:
             for step in steps
             if step.key not in there or not self._same_tables(step.key, step.value)
         }
-        connections = {number: self._maps["conntrack"].new_inner(count)[0] for number, count in slots.items()}
-        rings = {}
+        connections, rings = {}, {}
         for number, count in slots.items():
-            rings[number], ring = self._maps["free_slots"].new_inner(count)
-            ring.bytes[:] = struct.pack(f"{count}Q", *range(1, count + 1))
+            if count not in self._rings:
+                self._rings[count] = struct.pack(f"{count}Q", *range(1, count + 1))
+            connections[number] = self._maps["conntrack"].new_inner(count)
+            rings[number] = self._maps["free_slots"].new_inner(count, self._rings[count])
             self._maps["load"].set(number, self._maps["load"].leaf(tail=count))
         if slots:
             self._maps["conntrack"].set_inner(connections)
@@ -266,18 +290,26 @@ class Tables:
         its_load = self._maps["load"].memory()[number]
         its_load.half_open_limit, its_load.ceiling = endpoint.half_open_limit, endpoint.ceiling
 
-    def _delete_endpoint(self, number: int, _: Endpoint) -> None:
-        self._maps["conntrack"].delete(number)
-        self._maps["free_slots"].delete(number)
-        self._maps["endpoints"].set(number, self._maps["endpoints"].leaf())
-        self._maps["load"].set(number, self._maps["load"].leaf())
-        self._zero(self._maps["endpoint_counts"], number)
+    def _delete_endpoints(self, steps: list[Step]) -> None:
+        numbers = [step.key for step in steps]
+        for number in numbers:
+            self._maps["endpoints"].set(number, self._maps["endpoints"].leaf())
+            self._maps["load"].set(number, self._maps["load"].leaf())
+            self._zero(self._maps["endpoint_counts"], number)
+        self._maps["conntrack"].clear_inner(numbers)
+        self._maps["free_slots"].clear_inner(numbers)
 
     @staticmethod
     def _zero(table: Map, number: int) -> None:
         """Counters start anew for whoever gets the id next."""
         values = table.get(number)
         syscall.update(table.fd, struct.pack("I", number), b"".join(bytes(type(value)()) for value in values))
+
+
+def _batch_size() -> int:
+    """How many inner maps may be open at once."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(_BATCH_MAX, max(64, (limit - _OTHER_DESCRIPTORS) // 2))
 
 
 def batched(steps: Iterable[Step], size: int) -> Iterator[list[Step]]:
