@@ -74,6 +74,18 @@ def connections(
                 yield _connection(row, endpoint, slot, listeners.get(row.listener))
 
 
+def open_by_snat(view: View) -> dict[IPv4Address, int]:
+    """How many open connections each SNAT address carries: a slot's number says which it is."""
+    carried: dict[IPv4Address, int] = {}
+    for number, endpoint in view.entries.endpoints.items():
+        memory = view.maps["conntrack"].inner(number)
+        phases = bytes(memory.column("state")) if memory else b""
+        for index, address in enumerate(endpoint.snat):
+            its = phases[index :: len(endpoint.snat)]
+            carried[address] = carried.get(address, 0) + len(its) - len(its.translate(None, OPEN))
+    return carried
+
+
 def _is(peer: Peer, address: IPv4Address, port: int) -> bool:
     return peer.address == address and peer.port in (None, port)
 

@@ -8,12 +8,9 @@ from functools import cached_property
 
 from ipbackend.configuration import Configuration
 from ipbackend.datapath.maps import Maps
-from ipbackend.datapath.tables import Tables
 from ipbackend.model import EndpointKey, Listener, Member, Pool
 from ipbackend.plan import Endpoint, Entries, ListenerKey
 from ipbackend.plan import Listener as ListenerEntry
-
-_READ_ONLY = -1  # in place of the sweep program: nothing is swept here
 
 
 @dataclass(frozen=True)
@@ -22,11 +19,7 @@ class View:
 
     maps: Maps
     configuration: Configuration
-
-    @cached_property
-    def entries(self) -> Entries:
-        """What the maps hold."""
-        return Tables(self.maps, _READ_ONLY).read()
+    entries: Entries
 
     @cached_property
     def endpoint_ids(self) -> dict[EndpointKey, int]:

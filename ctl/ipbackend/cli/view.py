@@ -8,9 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ipbackend.datapath.maps import Maps
+from ipbackend.datapath.tables import Tables
 from ipbackend.errors import DatapathError, NotRunningError
 from ipbackend.store import LINK, Store
 from ipbackend.view import View
+
+_READ_ONLY = -1  # in place of the sweep program: nothing is swept here
 
 
 @contextmanager
@@ -33,4 +36,4 @@ def looking(run_directory: Path) -> Iterator[View]:
             raise NotRunningError(f"{kept}: nothing is applied yet (start the daemon: `ipbackend run`)")
         with Store(kept, read_only=True) as store:
             wanted = store.configuration
-        yield View(maps, wanted)
+        yield View(maps, wanted, Tables(maps, _READ_ONLY).read())
