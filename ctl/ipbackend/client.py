@@ -73,6 +73,7 @@ class Client:
 
 def _refusal(status: int, content: bytes) -> str:
     try:
-        return str(json.loads(content)["error_msg"])
+        said = json.loads(content)
+        return "\n".join(map(str, said["problems"])) or str(said["error_msg"])
     except (ValueError, KeyError, TypeError):
         return f"the daemon answered {status}: {content[:200]!r} (see its log)"

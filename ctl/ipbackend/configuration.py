@@ -232,10 +232,9 @@ class Draft:
         for where, pool, member in self._placed():
             ceiling = member.max_connections
             if ceiling > carried:
-                yield (
-                    f"{where}.max_connections: {ceiling} is over what gateway.snat_addresses carry, "
-                    f"{carried} (use {snat_addresses_for(ceiling)} of them, or lower it to {carried})"
-                )
+                what = f"{where}.max_connections: {ceiling} is over what gateway.snat_addresses carry, {carried}"
+                remedy = f"use {snat_addresses_for(ceiling)} of them, or lower it to {carried}"
+                yield Problem(f"{what} ({remedy})", Kind.ADDRESSES)
             there, same = first.setdefault(_endpoint(pool, member), (where, ceiling))
             if same != ceiling:
                 yield (

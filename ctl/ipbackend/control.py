@@ -5,20 +5,21 @@ Everything here is done by one thread, in the order it was asked for. It knows n
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ipbackend.changes import Change, between
 from ipbackend.configuration import Configuration, check_transition
 from ipbackend.datapath.maps import Maps
 from ipbackend.edits import Edit
-from ipbackend.errors import IpbackendError, NetworkError
+from ipbackend.errors import IpbackendError, NetworkError, NotRunningError
 from ipbackend.forwarding import Forwarding, unload
 from ipbackend.model import EndpointKey, Gateway
 from ipbackend.network import Network
 from ipbackend.plan import gateway_of
 from ipbackend.preparation import Finding
 from ipbackend.store import LINK, Revision, Stamp, Store
+from ipbackend.view import View
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +57,21 @@ class Control:
         self._opened.close()
 
     @property
-    def maps(self) -> Maps | None:
-        """The maps of the data plane, if there is one."""
-        return self._forwarding.maps if self._forwarding else None
+    def forwarding(self) -> bool:
+        """Whether there is a data plane."""
+        return self._forwarding is not None
+
+    @contextlib.contextmanager
+    def looking(self) -> Iterator[View]:
+        """A look at the data plane, by any thread: what is wanted or loaded may change meanwhile.
+
+        NotRunningError: nothing is loaded.
+        """
+        forwarding = self._forwarding
+        if forwarding is None:
+            raise NotRunningError("gateway: nothing is loaded (set its interfaces and SNAT addresses)")
+        with Maps(self._run_directory) as maps:  # descriptors of our own: those of the data plane may be closed
+            yield View(maps, self.configuration, forwarding.reconciler.entries)
 
     def start(self) -> None:
         """Take over or set up the data plane. Where that fails, say so and try again with every refresh."""

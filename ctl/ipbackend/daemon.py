@@ -27,7 +27,6 @@ from ipbackend.changes import Change
 from ipbackend.client import SOCKET
 from ipbackend.configuration import Configuration
 from ipbackend.control import Control
-from ipbackend.datapath.maps import Maps
 from ipbackend.edits import Edit
 from ipbackend.errors import DatapathError
 from ipbackend.forwarding import unload as unload_forwarding
@@ -35,6 +34,7 @@ from ipbackend.model import EndpointKey
 from ipbackend.network import Network
 from ipbackend.preparation import Finding
 from ipbackend.store import LINK, Revision, Stamp
+from ipbackend.view import View
 
 log = logging.getLogger(__name__)
 
@@ -80,9 +80,18 @@ class Service:
         return self._control.drift
 
     @property
-    def maps(self) -> Maps | None:
-        """The maps of the data plane, if there is one; to be read only."""
-        return self._control.maps
+    def forwarding(self) -> bool:
+        """Whether there is a data plane."""
+        return self._control.forwarding
+
+    async def look(self, read: Callable[[View], Result]) -> Result:
+        """What `read` finds, on a thread of its own: it may take long, and changes nothing."""
+
+        def looked() -> Result:
+            with self._control.looking() as view:
+                return read(view)
+
+        return await asyncio.to_thread(looked)
 
     async def change(self, author: str, edit: Edit, what: str = "", dry_run: bool = False) -> list[Change]:
         """As `Control.change`."""

@@ -47,15 +47,17 @@ def change(have: Configuration, section: str, number: str, fields: Mapping[str, 
     return put(have, section, replace(find(have, section, number), **fields))
 
 
-def delete(have: Configuration, section: str, number: str, cascade: bool = False) -> Configuration:
+def delete(
+    have: Configuration, section: str, number: str, cascade: bool = False, keep_pools: bool = False
+) -> Configuration:
     """Without a resource.
 
     What refers to it stands in the way, and so do a pool's members and protection from deletion. `cascade`
     takes along what belongs to it: a load balancer's listeners, a listener's pool, a pool's members and health
-    monitor; a pool that something else uses stays.
+    monitor. A pool that something else uses stays; with `keep_pools` so does every other.
     """
     doomed = find(have, section, number)
-    gone = _belonging(have, section, doomed) if cascade else {section: {number}}
+    gone = _belonging(have, section, doomed, keep_pools) if cascade else {section: {number}}
     problems = [*_protected(have, gone, cascade), *_users(have, gone, cascade)]
     if not cascade and isinstance(doomed, Pool) and doomed.members:
         what = f"{where_is(doomed)}: it has {len(doomed.members)} members (remove them first, or cascade)"
@@ -75,7 +77,7 @@ def delete(have: Configuration, section: str, number: str, cascade: bool = False
     return replace(have, **cast(Any, {**kept, "pools": kept_pools}))
 
 
-def _belonging(have: Configuration, section: str, doomed: Any) -> dict[str, set[str]]:
+def _belonging(have: Configuration, section: str, doomed: Any, keep_pools: bool) -> dict[str, set[str]]:
     """What goes along, by section: nothing that others still use."""
     gone: dict[str, set[str]] = {section: {doomed.id}}
     listeners, pools = gone.setdefault("listeners", set()), gone.setdefault("pools", set())
@@ -84,7 +86,7 @@ def _belonging(have: Configuration, section: str, doomed: Any) -> dict[str, set[
         pools |= {one.id for one in have.pools.values() if one.load_balancer == doomed.id}
     pools |= {one.pool for one in have.listeners.values() if one.id in listeners and one.pool}
     if section != "pools":
-        pools -= {one.pool for one in have.listeners.values() if one.id not in listeners}
+        pools -= pools if keep_pools else {one.pool for one in have.listeners.values() if one.id not in listeners}
     gone["health_monitors"] = {one.id for one in have.health_monitors.values() if one.pool in pools}
     return gone
 

@@ -1,131 +1,150 @@
-"""What the data plane carries at this moment, under the names of what is wanted. It reads maps and writes none."""
+"""What the data plane carries at this moment, summed up; and what of it would end. It only looks."""
 
 import re
-import socket
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-from ipbackend.abi import Phase, Verdict
+from ipbackend.abi import Phase
 from ipbackend.configuration import Configuration
-from ipbackend.datapath.maps import Maps
-from ipbackend.datapath.tables import ip_to_map
 from ipbackend.model import EndpointKey, Listener, Member, Pool, Protocol
+from ipbackend.plan import ListenerKey
+from ipbackend.verdicts import counts
+from ipbackend.view import View
 
 _OPEN = re.compile(b"[" + re.escape(bytes(phase for phase in Phase if phase.is_open)) + b"]")
-_NUMBERS = {Protocol.TCP: socket.IPPROTO_TCP, Protocol.UDP: socket.IPPROTO_UDP}
-_FULLEST = 5  # endpoints that a status names
+_FULLEST = 5  # endpoints that are named
 _LOST = ("REJECT", "DROP")
 
 
-def endpoint_of(maps: Maps, key: EndpointKey) -> int | None:
-    """The id of an endpoint."""
-    leaf = maps["endpoints_by_addr"].key
-    place = leaf(address=ip_to_map(key.address), port=socket.htons(key.port), protocol=_NUMBERS[key.protocol])
-    number: int | None = maps["endpoints_by_addr"].get(place)
-    return number
+@dataclass(frozen=True)
+class ListenerLoad:
+    """A listener; counts are None while it is not in the maps."""
+
+    name: str
+    at: str
+    protocol: Protocol
+    pool: str | None
+    opened: int | None
+    refused: int | None
 
 
-def total(maps: Maps, counts: str, number: int) -> dict[str, int]:
-    """A row of a map of counters, by field, all CPUs together."""
-    rows = [row.as_dict() for row in maps[counts].get(number)]
-    return {name: sum(row[name] for row in rows) for name in rows[0]}
+@dataclass(frozen=True)
+class PoolLoad:
+    """A pool: members that can be reached are up; those with a weight have room."""
+
+    name: str
+    protocol: Protocol
+    members: int
+    up: int
+    active: int
+    room: int
 
 
-def status(maps: Maps, have: Configuration) -> dict[str, Any]:
-    """Listeners, pools, the fullest endpoints and what was lost, as plain values."""
-    loads, row = maps["load"].memory(), {key: endpoint_of(maps, key) for key in have.endpoints}
-    active = {key: loads[number].active for key, number in row.items() if number}
-    reachable = {key for key, number in row.items() if number and loads[number].ceiling}
-    fullest = sorted(active, key=lambda key: active[key] / have.endpoints[key].max_connections, reverse=True)
-    verdicts = {verdict.name: sum(maps["verdicts"].get(int(verdict))) for verdict in Verdict if verdict >= 0}
-    return {
-        "active": sum(active.values()),
-        "listeners": [_listener(maps, have, one) for one in have.listeners.values()],
-        "pools": [_pool(one, active, reachable) for one in have.pools.values()],
-        "fullest": [
-            {"member": f"{key.address}:{key.port}", "protocol": str(key.protocol), "active": active[key]}
-            | {"ceiling": have.endpoints[key].max_connections}
-            for key in fullest[:_FULLEST]
-        ],
-        "lost": {name: count for name, count in verdicts.items() if count and name.split("_")[0] in _LOST},
-        "packets": sum(verdicts.values()),
-    }
+@dataclass(frozen=True)
+class EndpointLoad:
+    """How near an endpoint is to its ceiling."""
+
+    member: str
+    protocol: Protocol
+    active: int
+    ceiling: int
 
 
-def ending(maps: Maps, have: Configuration, want: Configuration) -> dict[str, int]:
-    """How many open connections end when `have` becomes `want`, by the id of the listener or member that goes.
+@dataclass(frozen=True)
+class Load:
+    """The whole gateway; `lost` are packets by the verdict they were rejected or dropped with."""
+
+    active: int
+    listeners: list[ListenerLoad]
+    pools: list[PoolLoad]
+    fullest: list[EndpointLoad]
+    lost: dict[str, int]
+
+
+def load(view: View) -> Load:
+    """Everything at a glance."""
+    have = view.configuration
+    fullest = sorted(
+        (
+            EndpointLoad(f"{key.address}:{key.port}", key.protocol, view.active(number), member.max_connections)
+            for key, member in have.endpoints.items()
+            if (number := view.endpoint_ids.get(key))
+        ),
+        key=lambda one: one.active / one.ceiling,
+        reverse=True,
+    )
+    return Load(
+        sum(one.active for one in fullest),
+        [_listener(view, one) for one in have.listeners.values()],
+        [_pool(view, one) for one in have.pools.values()],
+        [one for one in fullest[:_FULLEST] if one.active],
+        {one.name: count for one, count in counts(view.maps).items() if count and one.name.split("_")[0] in _LOST},
+    )
+
+
+def ending(view: View, want: Configuration) -> dict[str, int]:
+    """How many open connections end when `want` comes, by the id of the listener or member that goes with it.
 
     One that loses both is counted under its member.
     """
-    keys = want.endpoints.keys()
-    gone: dict[str, int] = {}
-    numbers = {key: number for key in have.endpoints if (number := endpoint_of(maps, key)) is not None}
-    counted: set[EndpointKey] = set()
+    have, ended = view.configuration, dict[str, int]()
+    gone = {key: number for key, number in view.endpoint_ids.items() if key not in want.endpoints}
     for pool in have.pools.values():
         for member in pool.members:
-            key = EndpointKey(member.address, member.port, pool.protocol)
-            if key not in keys and key in numbers and key not in counted:
-                counted.add(key)
-                gone[member.id] = maps["load"].memory()[numbers[key]].active
-    stay = {_listener_key(want, one) for one in want.listeners.values()}
-    lost = {one.id: _listener_key(have, one) for one in have.listeners.values()}
-    ids = {number: at for number, key in lost.items() if key not in stay and (at := _listener_id(maps, key))}
-    if ids:
-        counts = _by_listener(maps, (number for key, number in numbers.items() if key not in counted))
-        gone |= {number: counts.get(at, 0) for number, at in ids.items()}
-    return {number: count for number, count in gone.items() if count}
+            number = gone.get(EndpointKey(member.address, member.port, pool.protocol))
+            if number and have.endpoints[EndpointKey(member.address, member.port, pool.protocol)] is member:
+                ended[member.id] = view.active(number)
+    stay = {_key(want, one) for one in want.listeners.values()}
+    lost = [one for one in have.listeners.values() if _key(have, one) not in stay]
+    if lost:
+        open_ = _by_listener(view, (number for key, number in view.endpoint_ids.items() if key not in gone))
+        entries = ((one.id, view.listener_entry(one)) for one in lost)
+        ended |= {number: open_.get(entry.id, 0) for number, entry in entries if entry}
+    return {number: count for number, count in ended.items() if count}
 
 
-def _listener(maps: Maps, have: Configuration, one: Listener) -> dict[str, Any]:
-    balancer, key = have.load_balancers[one.load_balancer], _listener_key(have, one)
-    number = _listener_id(maps, key)
-    counts = total(maps, "listener_counts", number) if number else {}
-    return {
-        "name": one.name or one.id,
-        "at": f"{balancer.vip}:{one.port}",
-        "protocol": str(one.protocol),
-        "pool": have.pools[one.pool].name or one.pool if one.pool else None,
-        "opened": counts.get("opened"),
-        "refused": counts.get("refused"),
-    }
+def _listener(view: View, one: Listener) -> ListenerLoad:
+    have, entry = view.configuration, view.listener_entry(one)
+    totals = view.total("listener_counts", entry.id) if entry else {}
+    return ListenerLoad(
+        one.name or one.id,
+        f"{have.load_balancers[one.load_balancer].vip}:{one.port}",
+        one.protocol,
+        (have.pools[one.pool].name or one.pool) if one.pool else None,
+        totals.get("opened"),
+        totals.get("refused"),
+    )
 
 
-def _pool(pool: Pool, active: Mapping[EndpointKey, int], reachable: set[EndpointKey]) -> dict[str, Any]:
-    keys = {EndpointKey(member.address, member.port, pool.protocol): member for member in pool.members}
-    serving = {key: member for key, member in keys.items() if key in reachable and member.weight}
-    return {
-        "name": pool.name or pool.id,
-        "protocol": str(pool.protocol),
-        "members": len(keys),
-        "up": len(reachable & keys.keys()),
-        "active": sum(active.get(key, 0) for key in keys),
-        "room": sum(_room(member, active.get(key, 0)) for key, member in serving.items()),
-    }
+def _pool(view: View, pool: Pool) -> PoolLoad:
+    found = [(member, *there) for member in pool.members if (there := view.endpoint(pool, member))]
+    reachable = [(member, number) for member, number, endpoint in found if endpoint.ceiling]
+    return PoolLoad(
+        pool.name or pool.id,
+        pool.protocol,
+        len(pool.members),
+        len(reachable),
+        sum(view.active(number) for _, number, _ in found),
+        sum(_room(view, member, number) for member, number in reachable if member.weight),
+    )
 
 
-def _room(member: Member, active: int) -> int:
-    return max(member.max_connections - active, 0)
+def _room(view: View, member: Member, number: int) -> int:
+    return max(member.max_connections - view.active(number), 0)
 
 
-def _listener_key(have: Configuration, one: Listener) -> tuple[Any, int, Protocol]:
-    return have.load_balancers[one.load_balancer].vip, one.port, one.protocol
+def _key(configuration: Configuration, one: Listener) -> ListenerKey:
+    return ListenerKey(configuration.load_balancers[one.load_balancer].vip, one.port, one.protocol)
 
 
-def _listener_id(maps: Maps, key: tuple[Any, int, Protocol]) -> int | None:
-    vip, port, protocol = key
-    leaf = maps["listeners"].key(vip=ip_to_map(vip), port=socket.htons(port), protocol=_NUMBERS[protocol])
-    entry = maps["listeners"].get(leaf)
-    return entry.id if entry else None
-
-
-def _by_listener(maps: Maps, endpoints: Iterable[int]) -> dict[int, int]:
-    """Open connections by the id of the listener they came by."""
-    counts: dict[int, int] = {}
+def _by_listener(view: View, endpoints: Iterable[int]) -> dict[int, int]:
+    """Open connections by the listener they came by."""
+    found: dict[int, int] = {}
     for number in endpoints:
-        memory = maps["conntrack"].inner(number)
+        memory = view.maps["conntrack"].inner(number)
         if memory is None:
             continue
         for match in _OPEN.finditer(bytes(memory.column("state"))):
             listener = memory[match.start()].listener
-            counts[listener] = counts.get(listener, 0) + 1
-    return counts
+            found[listener] = found.get(listener, 0) + 1
+    return found

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
-from ipbackend.configuration import Configuration, network_of
+from ipbackend.configuration import Configuration
 from ipbackend.errors import ConfigurationError, Kind, NetworkError, Problem
 from ipbackend.model import EndpointKey
 from ipbackend.model import Network as Wanted
@@ -38,7 +38,9 @@ class Finding(NamedTuple):
 
 def of_network(configuration: Configuration, wanted: Wanted, network: Network) -> Iterator[Finding]:
     """The way to a network; its members are asked one by one."""
-    addresses = sorted({key.address for key in configuration.endpoints if network_of(key.address, {"": wanted})})
+    addresses = sorted(
+        {key.address for key in configuration.endpoints if configuration.network_of(key.address) is wanted}
+    )
     for cidr in wanted.cidrs:
         yield _route(
             wanted, next((one for one in addresses if one in cidr), cidr[1 if cidr.num_addresses > 2 else 0]), network
@@ -55,7 +57,7 @@ def of_network(configuration: Configuration, wanted: Wanted, network: Network) -
 
 def of_way(configuration: Configuration, key: EndpointKey, network: Network) -> Iterator[Finding]:
     """The way to a member, the next hop last: the data plane goes by that, whatever the kernel's route says."""
-    wanted = network_of(key.address, configuration.networks)
+    wanted = configuration.find_network(key.address)
     if wanted is None:
         what = f"{key.address} is in no network (add one: `ipbackend network create`)"
         raise ConfigurationError(Problem(what, Kind.MISSING))

@@ -438,7 +438,7 @@ def test_looking_changes_nothing(shell, dataplane):
 
 def test_a_slot_that_changes_hands_while_it_is_read_is_no_row(shell, dataplane):
     """Half of one connection and half of another would be a connection that never was."""
-    from ipbackend.cli.connection import _copy
+    from ipbackend.connections import _copy
 
     dataplane.establish()
     leaf = dataplane.maps["conntrack"].leaf

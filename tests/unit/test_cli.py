@@ -12,9 +12,9 @@ from click.testing import CliRunner, Result  # noqa: TID251 - as above
 
 from ipbackend.abi import TICK_SHIFT, Verdict
 from ipbackend.cli import COMMANDS, main
-from ipbackend.cli.connection import _seconds_since
-from ipbackend.cli.counters import MEANINGS, TOTALS
 from ipbackend.cli.output import table
+from ipbackend.connections import _seconds_since
+from ipbackend.verdicts import MEANINGS, TOTALS
 
 CONFIGURATION = """
 [gateway]

@@ -20,8 +20,8 @@ from ipbackend.cli import batch, main
 from ipbackend.cli.plan import show_changes, summary
 from ipbackend.errors import ConfigurationError, ServiceError
 from ipbackend.export import to_toml
-from tests.unit.test_api import Client as Asgi
-from tests.unit.test_api import Kept
+from tests.unit.serving import Client as Asgi
+from tests.unit.serving import Kept
 from tests.unit.wanted import CHECK, FULL, GATEWAY, GROUP, HTTP, SHOP, VPC, WEB, member, wanted
 
 NAMED = wanted(
@@ -39,7 +39,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> Kept:
         sent = {"json": body} if body is not None else {}
         answer = application.request(method, f"/v3/{client.PROJECT}{path}", params=query, **sent)
         if answer.status_code >= 400:
-            raise ServiceError(answer.json()["error_msg"])
+            raise ServiceError(client._refusal(answer.status_code, answer.content))
         return answer.json() if answer.content else None
 
     monkeypatch.setattr(client.Client, "request", request)

@@ -1,12 +1,26 @@
 """`/ipbackend/gateway` and `/ipbackend/status`: this machine, of which there is one, and how it is."""
 
 from dataclasses import replace
-from typing import Any
 
-from fastapi import Request
 from pydantic import Field
 
-from ipbackend.api.base import OURS, Address, Author, Body, Cidr, Integer, Serving, Text, answer, router
+from ipbackend.api.base import (
+    OURS,
+    Address,
+    Answer,
+    Author,
+    Body,
+    Changes,
+    Cidr,
+    Id,
+    Integer,
+    RequestId,
+    Serving,
+    Shown,
+    Text,
+    router,
+)
+from ipbackend.api.service import Service
 from ipbackend.codec import to_plain
 from ipbackend.configuration import Configuration
 from ipbackend.errors import ConfigurationError, Kind, Problem
@@ -15,7 +29,7 @@ from ipbackend.model import AttachMode, Gateway
 operations = router(OURS, "gateway")
 
 
-class Settings(Body):
+class Settings(Changes):
     """What the gateway is; of one that is there, what is not sent stays."""
 
     interfaces: list[Text] = Field(default_factory=list, max_length=64)
@@ -31,10 +45,54 @@ class Settings(Body):
     private_ranges: list[Cidr] = Field(default_factory=list, max_length=64)
 
 
-class SettingsRequest(Body):
+class SettingsBody(Body):
     """The envelope."""
 
     gateway: Settings
+
+
+class GatewayShown(Shown):
+    """All of it."""
+
+    interfaces: list[str]
+    snat_addresses: list[str]
+    snat_interface: str
+    max_connections: int
+    attach_mode: AttachMode
+    syn_sent_timeout: int
+    syn_received_timeout: int
+    closing_timeout: int
+    rest: int
+    half_open_percent: int
+    private_ranges: list[str]
+
+
+class GatewayAnswer(Answer):
+    """The envelope."""
+
+    gateway: GatewayShown
+
+
+class StatusShown(Shown):
+    """How it is: `problem` says why not everything is as wanted, `drift` what others changed."""
+
+    revision: int
+    forwarding: bool
+    problem: str | None
+    drift: list[str]
+    resources: dict[str, int]
+    endpoints: int
+
+
+class StatusAnswer(Answer):
+    """The envelope."""
+
+    status: StatusShown
+
+
+def _answer(service: Service, request_id: str) -> GatewayAnswer:
+    one = GatewayShown(**to_plain(_there(service.configuration)))
+    return GatewayAnswer(gateway=one, request_id=request_id)
 
 
 def _there(have: Configuration) -> Gateway:
@@ -44,15 +102,15 @@ def _there(have: Configuration) -> Gateway:
 
 
 @operations.get("/gateway")
-async def show(request: Request, service: Serving, project_id: str) -> dict[str, Any]:
+async def show_gateway(service: Serving, request_id: RequestId, project_id: Id) -> GatewayAnswer:
     """Show the gateway."""
-    return answer(request, gateway=to_plain(_there(service.configuration)))
+    return _answer(service, request_id)
 
 
 @operations.put("/gateway")
-async def update(
-    request: Request, service: Serving, author: Author, project_id: str, body: SettingsRequest
-) -> dict[str, Any]:
+async def update_gateway(
+    service: Serving, author: Author, request_id: RequestId, project_id: Id, body: SettingsBody
+) -> GatewayAnswer:
     """Set up the gateway, or change it. SNAT addresses, size and mode change only while there are no members."""
     fields = body.gateway.fields_given()
 
@@ -61,11 +119,11 @@ async def update(
         return replace(have, gateway=Gateway(**{**start, **fields}))
 
     await service.change(author, edit)
-    return answer(request, gateway=to_plain(_there(service.configuration)))
+    return _answer(service, request_id)
 
 
 @operations.delete("/gateway", status_code=204)
-async def delete(service: Serving, author: Author, project_id: str) -> None:
+async def delete_gateway(service: Serving, author: Author, project_id: Id) -> None:
     """Forward nothing any more; everything else must be deleted first."""
 
     def edit(have: Configuration) -> Configuration:
@@ -76,19 +134,17 @@ async def delete(service: Serving, author: Author, project_id: str) -> None:
 
 
 @operations.get("/status")
-async def status(request: Request, service: Serving, project_id: str) -> dict[str, Any]:
+async def show_status(service: Serving, request_id: RequestId, project_id: Id) -> StatusAnswer:
     """Whether everything is as wanted."""
     have = service.configuration
     counts = {section: len(resources) for section, resources in have.sections()}
     counts["members"] = sum(len(pool.members) for pool in have.pools.values())
-    return answer(
-        request,
-        status={
-            "revision": service.revision,
-            "forwarding": service.maps is not None,
-            "problem": service.problem or None,
-            "drift": service.drift,
-            "resources": counts,
-            "endpoints": len(have.endpoints),
-        },
+    status = StatusShown(
+        revision=service.revision,
+        forwarding=service.forwarding,
+        problem=service.problem or None,
+        drift=service.drift,
+        resources=counts,
+        endpoints=len(have.endpoints),
     )
+    return StatusAnswer(status=status, request_id=request_id)

@@ -1,12 +1,30 @@
 """`/elb/listeners`: a port of a load balancer's VIP."""
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 from uuid import uuid4
 
 from fastapi import Request
 
 from ipbackend import edits
-from ipbackend.api.base import ELB, Author, Body, Integer, Serving, Text, answer, listed, router, stamps
+from ipbackend.api.base import (
+    ELB,
+    Answer,
+    Author,
+    Body,
+    Changes,
+    Id,
+    Integer,
+    Ref,
+    RequestId,
+    Serving,
+    Stamped,
+    Text,
+    refs,
+    router,
+    stamps,
+)
+from ipbackend.api.lists import Listing, Rows
+from ipbackend.api.relations import Relations
 from ipbackend.api.service import Service
 from ipbackend.model import Listener, Protocol
 
@@ -20,11 +38,11 @@ NAMES = {
 }
 
 
-class Create(Body):
-    """The fields of a listener that mean something at L4."""
+class NewListener(Body):
+    """What a listener is made of. Of the published API is not here what means nothing at L4, or is not built."""
 
     NAMES: ClassVar = NAMES
-    WITHOUT_EFFECT: ClassVar = frozenset(("admin_state_up",))
+    WITHOUT_EFFECT: ClassVar = frozenset(("project_id", "admin_state_up", "protection_status"))
 
     name: Text = ""
     description: Text = ""
@@ -33,96 +51,135 @@ class Create(Body):
     protocol_port: Integer
     default_pool_id: Text | None = None
     keepalive_timeout: Integer = 300
+    project_id: Text | None = None
     admin_state_up: Literal[True] = True
+    protection_status: Literal["nonProtection"] = "nonProtection"
 
 
-class Update(Body):
+class ListenerChanges(Changes):
     """What may change later."""
 
     NAMES: ClassVar = NAMES
-    WITHOUT_EFFECT: ClassVar = frozenset(("admin_state_up",))
+    WITHOUT_EFFECT: ClassVar = frozenset(("admin_state_up", "protection_status"))
 
     name: Text = ""
     description: Text = ""
     default_pool_id: Text | None = None
     keepalive_timeout: Integer = 300
     admin_state_up: Literal[True] = True
+    protection_status: Literal["nonProtection"] = "nonProtection"
 
 
-class CreateRequest(Body):
+class ListenerShown(Stamped):
+    """As published. `transparent_client_ip_enable` is false since members see SNAT addresses."""
+
+    name: str
+    description: str
+    project_id: str
+    admin_state_up: Literal[True] = True
+    protocol: Protocol
+    protocol_port: int
+    loadbalancers: list[Ref]
+    default_pool_id: str | None
+    keepalive_timeout: int
+    transparent_client_ip_enable: Literal[False] = False
+    protection_status: Literal["nonProtection"] = "nonProtection"
+
+
+class NewListenerBody(Body):
     """The envelope."""
 
-    listener: Create
+    listener: NewListener
 
 
-class UpdateRequest(Body):
+class ListenerChangesBody(Body):
     """The envelope."""
 
-    listener: Update
+    listener: ListenerChanges
 
 
-def shown(service: Service, one: Listener, project_id: str) -> dict[str, Any]:
+class ListenerAnswer(Answer):
+    """The envelope."""
+
+    listener: ListenerShown
+
+
+class ListenersAnswer(Listing):
+    """The envelope of many."""
+
+    listeners: list[ListenerShown]
+
+
+ROWS = Rows(ListenerShown, "loadbalancer_id", "member_address")
+
+
+def shown(service: Service, one: Listener, project_id: str) -> ListenerShown:
     """As published."""
-    return {
-        "id": one.id,
-        "name": one.name,
-        "description": one.description,
-        "project_id": project_id,
-        "admin_state_up": True,
-        "protocol": str(one.protocol),
-        "protocol_port": one.port,
-        "loadbalancers": [{"id": one.load_balancer}],
-        "default_pool_id": one.pool,
-        "keepalive_timeout": one.idle_timeout,
+    return ListenerShown(
+        id=one.id,
+        name=one.name,
+        description=one.description,
+        project_id=project_id,
+        protocol=one.protocol,
+        protocol_port=one.port,
+        loadbalancers=refs([one.load_balancer]),
+        default_pool_id=one.pool,
+        keepalive_timeout=one.idle_timeout,
         **stamps(service, one.id),
-    }
+    )
 
 
-def _answer(request: Request, service: Service, project_id: str, number: str) -> dict[str, Any]:
+def _answer(service: Service, request_id: str, project_id: str, number: str) -> ListenerAnswer:
     one = edits.find(service.configuration, SECTION, number)
-    return answer(request, listener=shown(service, one, project_id))
+    return ListenerAnswer(listener=shown(service, one, project_id), request_id=request_id)
 
 
 @operations.post("", status_code=201)
-async def create(
-    request: Request, service: Serving, author: Author, project_id: str, body: CreateRequest
-) -> dict[str, Any]:
+async def create_listener(
+    service: Serving, author: Author, request_id: RequestId, project_id: Id, body: NewListenerBody
+) -> ListenerAnswer:
     """Create a listener."""
     one = Listener(**{"name": "", **body.listener.fields_given()}, id=str(uuid4()))
     await service.change(author, lambda have: edits.put(have, SECTION, one))
-    return _answer(request, service, project_id, one.id)
+    return _answer(service, request_id, project_id, one.id)
 
 
-@operations.get("")
-async def index(request: Request, service: Serving, project_id: str) -> dict[str, Any]:
+@operations.get("", openapi_extra=ROWS.openapi)
+async def list_listeners(request: Request, service: Serving, request_id: RequestId, project_id: Id) -> ListenersAnswer:
     """List listeners."""
-    rows = (shown(service, one, project_id) for one in service.configuration.listeners.values())
-    return listed(request, "listeners", rows)
+    have = service.configuration
+    there, relations = have.listeners.values(), Relations(have)
+    also = {
+        "loadbalancer_id": {one.id: [one.load_balancer] for one in there},
+        "member_address": {one.id: relations.addresses([have.pools.get(one.pool or "")]) for one in there},
+    }
+    page, info = ROWS.page(request, (shown(service, one, project_id) for one in there), also)
+    return ListenersAnswer(listeners=page, page_info=info, request_id=request_id)
 
 
 @operations.get("/{number}")
-async def show(request: Request, service: Serving, project_id: str, number: str) -> dict[str, Any]:
+async def show_listener(service: Serving, request_id: RequestId, project_id: Id, number: Id) -> ListenerAnswer:
     """Show a listener."""
-    return _answer(request, service, project_id, number)
+    return _answer(service, request_id, project_id, number)
 
 
 @operations.put("/{number}")
-async def update(
-    request: Request, service: Serving, author: Author, project_id: str, number: str, body: UpdateRequest
-) -> dict[str, Any]:
+async def update_listener(
+    service: Serving, author: Author, request_id: RequestId, project_id: Id, number: Id, body: ListenerChangesBody
+) -> ListenerAnswer:
     """Change a listener; connections that are open go on."""
     fields = body.listener.fields_given()
     await service.change(author, lambda have: edits.change(have, SECTION, number, fields))
-    return _answer(request, service, project_id, number)
+    return _answer(service, request_id, project_id, number)
 
 
 @operations.delete("/{number}", status_code=204)
-async def delete(service: Serving, author: Author, project_id: str, number: str) -> None:
+async def delete_listener(service: Serving, author: Author, project_id: Id, number: Id) -> None:
     """Delete a listener; its connections end."""
     await service.change(author, lambda have: edits.delete(have, SECTION, number))
 
 
 @operations.delete("/{number}/force", status_code=204)
-async def delete_cascade(service: Serving, author: Author, project_id: str, number: str) -> None:
+async def delete_listener_force(service: Serving, author: Author, project_id: Id, number: Id) -> None:
     """Delete a listener, and its pool if nothing else uses it."""
     await service.change(author, lambda have: edits.delete(have, SECTION, number, cascade=True))

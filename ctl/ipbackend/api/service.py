@@ -1,7 +1,7 @@
 """What the API asks of whoever serves it. It knows no threads, maps or files: the daemon does, or a test."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 from ipbackend.changes import Change
 from ipbackend.configuration import Configuration
@@ -9,6 +9,9 @@ from ipbackend.edits import Edit
 from ipbackend.model import EndpointKey
 from ipbackend.preparation import Finding
 from ipbackend.store import Revision, Stamp
+from ipbackend.view import View
+
+Found = TypeVar("Found")
 
 
 class Service(Protocol):
@@ -35,8 +38,11 @@ class Service(Protocol):
         """What others changed, as the last look at the kernel found it."""
 
     @property
-    def maps(self) -> Any:
-        """The data plane's maps (datapath.maps.Maps), or None; to be read only."""
+    def forwarding(self) -> bool:
+        """Whether there is a data plane."""
+
+    async def look(self, read: Callable[[View], Found]) -> Found:
+        """What `read` finds in the data plane, while all else goes on. NotRunningError: there is none."""
 
     async def change(self, author: str, edit: Edit, what: str = "", dry_run: bool = False) -> list[Change]:
         """Bring everything to what `edit` makes of what is in force. IpbackendError: refused, nothing changed."""

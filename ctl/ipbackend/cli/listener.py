@@ -12,7 +12,7 @@ from ipbackend.client import Client
 from ipbackend.model import Listener
 
 if TYPE_CHECKING:
-    from ipbackend.cli.view import View
+    from ipbackend.view import View
 
 named = click.argument("name", metavar="NAME|ID", shell_complete=completing(LISTENER))
 served_by = click.option("--pool", metavar="NAME|ID", shell_complete=completing(POOL), help="Who serves it.")

@@ -14,7 +14,7 @@ from ipbackend.errors import ConfigurationError, ServiceError, suggestion
 from ipbackend.model import Member, Pool
 
 if TYPE_CHECKING:
-    from ipbackend.cli.view import View
+    from ipbackend.view import View
 
 REACHABLE, NO_NEXT_HOP, NOT_APPLIED = "reachable", "no next hop", "not applied"
 

@@ -13,7 +13,7 @@ from ipbackend.client import Client
 from ipbackend.model import Network, NetworkKind
 
 if TYPE_CHECKING:
-    from ipbackend.cli.view import View
+    from ipbackend.view import View
 
 KINDS = click.Choice([str(kind) for kind in NetworkKind])
 named = click.argument("name", metavar="NAME|ID", shell_complete=completing(NETWORK))

@@ -12,7 +12,7 @@ from ipbackend.client import Client
 from ipbackend.model import Pool
 
 if TYPE_CHECKING:
-    from ipbackend.cli.view import View
+    from ipbackend.view import View
 
 named = click.argument("name", metavar="NAME|ID", shell_complete=completing(POOL))
 protection = click.option("--member-protection/--no-member-protection", default=None, help="Refuse to remove members.")

@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 from ipbackend.cli import output as out
-from ipbackend.cli.counters import MEANINGS
 from ipbackend.client import Client
+from ipbackend.verdicts import MEANINGS
 
 ROWS = 12  # of listeners, pools and losses each: it is one screen
 VERDICTS = {verdict.name: meaning for verdict, meaning in MEANINGS.items()}
