@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := python3-bpfcc python3-venv linux-libc-dev nftables
 .DEFAULT_GOAL := help
-.PHONY: help setup test fuzz lint demo lab clean
+.PHONY: help setup test fuzz lint demo lab life clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ demo: setup ## Show real connections balanced over members in three networks; wa
 
 lab: setup ## Keep the demo's networks up to look around in; wants root
 	@$(BIN)/python -m tests.netns.demo --stay
+
+life: setup ## Write docs/life.md anew: a gateway's life in commands; wants root
+	@$(BIN)/python -m tests.netns.life > docs/life.md
 
 clean: ## Remove what was made here
 	rm -rf $(VENV) build
