@@ -118,14 +118,16 @@ class Forwarding:
         if key.protocol is Protocol.UDP:
             yield Finding("member", None, "not asked: no datagram is answered by every service")
             return
-        with self.reconciler.endpoint(configuration, key) as number, prepared(self._tables, number):
-            endpoint = self.reconciler.entries.endpoints[number]
-            hop = self.reconciler.entries.next_hops[endpoint.next_hop]
-            trial = Trial(self._program.entry, self.maps, self._network.send, number, endpoint, hop)
-            try:
-                yield from preparation.of_member(configuration, key, hop.mtu, trial, self._network)
-            finally:
-                trial.close()
+        with self.reconciler.endpoint(configuration, key) as number:
+            entries = self.reconciler.entries
+            endpoint = entries.endpoints[number]
+            hop = entries.next_hops[endpoint.next_hop]
+            with prepared(self._tables, entries, number) as ends:
+                trial = Trial(self._program.entry, self.maps, self._network.send, number, endpoint, hop, ends)
+                try:
+                    yield from preparation.of_member(configuration, key, hop.mtu, trial, self._network)
+                finally:
+                    trial.close()
 
     def examine_network(self, configuration: Configuration, number: str) -> Iterator[Finding]:
         """Whether the way to a network is prepared."""

@@ -20,6 +20,7 @@ from ipbackend.model import EndpointKey
 from ipbackend.model import Network as Wanted
 from ipbackend.network import Network
 from ipbackend.plan import gateway_of
+from ipbackend.tap import Tap
 from ipbackend.trial import Answer, Attempt, Trial
 
 RESOLVE = 1.5  # seconds for a next hop to answer ARP: the kernel asks once a second
@@ -72,13 +73,22 @@ def of_member(
     configuration: Configuration, key: EndpointKey, mtu: int, trial: Trial, network: Network
 ) -> Iterator[Finding]:
     """How a member answers on the data path; `mtu` is what the way is said to carry."""
+    snat = gateway_of(configuration).snat_addresses
     before = network.received()
-    attempts = trial.attempts()
-    trial.wait(attempts)
+    with Tap(key.address) as tap:
+        attempts = trial.attempts()
+        trial.wait(attempts)
+        strays = tap.interfaces(snat)
     after = network.received()
     if not attempts:
         yield Finding(
             "member", False, "takes no connection now: it is at its ceiling", "wait, or raise max_connections"
+        )
+        return
+    if strays:
+        what = f"answers the SNAT addresses by {' and '.join(strays)}, where no XDP takes it"
+        yield Finding(
+            "way back", False, what, "route it back by one of gateway.interfaces, or add that interface to them"
         )
         return
     yield _answered(configuration, key, attempts, network)

@@ -19,19 +19,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Address
-from typing import Any
+from ipaddress import IPv4Address, IPv4Network
+from itertools import islice
+from typing import Any, NamedTuple
 
 from ipbackend.abi import Phase, Role
 from ipbackend.datapath import syscall
 from ipbackend.datapath.maps import Maps
 from ipbackend.datapath.tables import Tables
 from ipbackend.model import Protocol
-from ipbackend.plan import Action, Address, Endpoint, Listener, ListenerKey, NextHop, Pool, Step
+from ipbackend.plan import Action, Address, Endpoint, Entries, Listener, ListenerKey, NextHop, Pool, Step
 from ipbackend.probe import ACK, RST, SYN, tcp_frame
 from ipbackend.sizing import FIRST_SNAT_PORT
 
-CLIENT, VIP, VIP_PORT = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2"), 1  # RFC 5737: nobody has them
+NOWHERE = IPv4Network("192.0.2.0/24")  # RFC 5737: for examples only, so no client has an address of these
+VIP_PORT = 1
 CLIENT_MAC, GATEWAY_MAC = b"\x02\x00\x00\x00\x00\x01", b"\x02\x00\x00\x00\x00\x02"
 LOOPBACK = 1  # its index in every network namespace: where a program that is run by hand takes a frame to come from
 LISTENER = POOL = 0  # no one else's
@@ -67,6 +69,13 @@ class Attempt:
     seconds: float = 0.0
 
 
+class Ends(NamedTuple):
+    """The client that is nowhere, and the VIP that exists for a trial only."""
+
+    client: IPv4Address
+    vip: IPv4Address
+
+
 class Trial:
     """Attempts on one endpoint, while `prepared`."""
 
@@ -78,12 +87,14 @@ class Trial:
         number: int,
         endpoint: Endpoint,
         hop: NextHop,
+        ends: "Ends",
     ) -> None:
         self._entry = entry
         self._maps = maps
         self._send = send
         self._endpoint = endpoint
         self._hop = hop
+        self._ends = ends
         connections = maps["conntrack"].inner(number)
         assert connections is not None  # an endpoint has its table before it has its id
         self._connections = connections
@@ -149,7 +160,7 @@ class Trial:
 
     def _opened(self, port: int) -> Attempt | None:
         sequence = random.getrandbits(32)
-        attempt = Attempt(port, sequence, CLIENT, 0, b"")
+        attempt = Attempt(port, sequence, self._ends.client, 0, b"")
         frame = self._run(self._segment(attempt, SYN, options=_MSS))
         if frame is None:
             return None
@@ -186,7 +197,8 @@ class Trial:
         """As the client would send it, `after` bytes from its first sequence number."""
         ports = struct.pack("!2H", attempt.port, VIP_PORT)
         link, sequence = GATEWAY_MAC + CLIENT_MAC, attempt.sequence + after
-        return tcp_frame(link, CLIENT.packed, VIP.packed, ports, sequence, acknowledged, flags, options, payload)
+        client, vip = self._ends.client.packed, self._ends.vip.packed
+        return tcp_frame(link, client, vip, ports, sequence, acknowledged, flags, options, payload)
 
     def _run(self, frame: bytes) -> bytes | None:
         """What the program sends to the member for it, or nothing."""
@@ -201,17 +213,19 @@ class Trial:
 
 
 @contextmanager
-def prepared(tables: Tables, number: int) -> Iterator[None]:
-    """With a VIP that leads to this endpoint, and a link for what goes back to a client that is nowhere."""
-    key = ListenerKey(VIP, VIP_PORT, Protocol.TCP)
+def prepared(tables: Tables, have: Entries, number: int) -> Iterator[Ends]:
+    """With a VIP that leads to this endpoint, and a link for what goes back to the client; `have` is in the maps."""
+    ends = Ends(*islice((address for address in NOWHERE.hosts() if address not in have.addresses), 2))
     rows: list[tuple[str, Any, Any]] = [
         ("links", LOOPBACK, 0xFFFF),
         ("pools", POOL, Pool((number,), (0,))),
-        ("addresses", VIP, Address(Role.VIP)),
-        ("listeners", key, Listener(LISTENER, POOL, IDLE)),
+        ("addresses", ends.vip, Address(Role.VIP)),
+        ("listeners", ListenerKey(ends.vip, VIP_PORT, Protocol.TCP), Listener(LISTENER, POOL, IDLE)),
     ]
+    if LOOPBACK in have.links:
+        del rows[0]
     try:
         tables.apply([Step(Action.SET, *row) for row in rows])
-        yield
+        yield ends
     finally:
         tables.apply([Step(Action.DELETE, *row) for row in reversed(rows)])

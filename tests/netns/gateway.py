@@ -107,6 +107,12 @@ class Gateway:
             raise RuntimeError(f"ipbackend {' '.join(arguments)}: status {done.returncode}\n{done.stdout}{done.stderr}")
         return done
 
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        """The same, begun and not waited for."""
+        environment = {**os.environ, "IPBACKEND_RUN_DIR": str(self.run_directory)}
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return self._lab["gateway"].popen((*COMMAND, *arguments), env=environment, text=True, **silent)
+
     def json(self, *arguments: str) -> Any:
         """The same as data."""
         return json.loads(self.command(*arguments, "--output", "json"))

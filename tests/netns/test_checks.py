@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +14,7 @@ from ipbackend.abi import Phase
 from ipbackend.datapath.maps import Maps
 from tests.netns.clients import http_get, open_many
 from tests.netns.gateway import CONFIGURATION, Gateway
-from tests.netns.lab import MEMBER_TCP_PORT, MEMBERS, ONPREM, ROUTER_ONPREM, SHOP_VIP, SNATS, VPC, Lab
+from tests.netns.lab import MEMBER_TCP_PORT, MEMBERS, ONPREM, ROUTER_ONPREM, SECOND_VIP, SHOP_VIP, SNATS, VPC, Lab
 from tests.netns.members import Member
 
 pytestmark = pytest.mark.root
@@ -87,6 +88,13 @@ def books(gateway: Gateway) -> dict[str, Any]:
         links = [index for index, mtu in enumerate(maps["links"].memory().bytes.cast("I")[::2]) if mtu]
         pools = [number for number, _ in maps["pools"].items()]
     return {**rows, "endpoints": endpoints, "open": active, "half_open": half_open, "links": links, "pools": pools}
+
+
+def wait_for(condition: Callable[[], bool], what: str, deadline: float = 10.0) -> None:
+    end = time.monotonic() + deadline
+    while not condition():
+        assert time.monotonic() < end, f"not within {deadline} s: {what}"
+        time.sleep(0.002)
 
 
 def bytes_of(item: tuple[Any, Any]) -> tuple[Any, ...]:
@@ -204,6 +212,44 @@ def test_no_route_back(gateway: Gateway, lab: Lab) -> None:
 
     assert bad(found) == ["member"]
     assert f"let its network route {', '.join(SNATS)} back here" in found["member"]["remedy"]
+
+
+def test_an_answer_by_an_interface_without_xdp(gateway: Gateway, lab: Lab) -> None:
+    """The kernel gets it, and resets what it knows nothing of: no client would ever be served."""
+    with lab["gateway"].netlink() as netlink:
+        peer = {"ifname": "side", "net_ns_fd": lab["member-2"].fd}
+        netlink.link("add", ifname="eth2", kind="veth", peer=peer)
+    try:
+        lab["gateway"].run(["ip", "link", "set", "eth2", "up"])
+        lab["member-2"].run(["ip", "link", "set", "side", "up"])
+        for snat in SNATS:
+            lab["member-2"].run(["ip", "route", "add", f"{snat}/32", "dev", "side"])
+        found = checked(gateway, f"{MEMBERS['member-2']}:8080")
+    finally:
+        lab["gateway"].run(["ip", "link", "del", "eth2"])
+
+    assert bad(found) == ["way back"]
+    assert found["way back"]["what"] == "answers the SNAT addresses by eth2, where no XDP takes it"
+
+
+def test_addresses_of_examples_that_are_used_stay_what_they_are(gateway: Gateway, lab: Lab) -> None:
+    """A trial takes two addresses that nobody has, but for whoever wrote them into a configuration."""
+    with applied(gateway, CONFIGURATION.replace(SECOND_VIP, "192.0.2.1")):
+        before = books(gateway)
+        assert all(one["good"] for one in checked(gateway, LOCAL_MEMBER).values())
+        assert books(gateway) == before
+
+
+def test_a_daemon_that_dies_in_a_check_leaves_nothing(gateway: Gateway, lab: Lab) -> None:
+    before = books(gateway)
+    with nft(lab, "member-onprem", "tcp dport 9996 drop"):
+        asking = gateway.begin("member", "check", f"{MEMBERS['member-onprem']}:9996")
+        wait_for(lambda: books(gateway) != before, "a check that is under way")
+        gateway.kill()
+        asking.wait(timeout=10)
+        gateway.start()
+
+    assert books(gateway) == before
 
 
 def test_a_host_that_is_not_there(gateway: Gateway) -> None:
