@@ -6,7 +6,8 @@ makes of a client's SYN; that frame is put on the member's link. The answer come
 is attached, and is seen in the slot. A socket of the gateway's would show less: it never meets XDP, nor a SNAT
 address. Live frames would show no more, and need a wire on the client's side; a slot taken by hand would not show
 that the program takes one. What goes back to the client is redirected to the loopback interface, which takes no
-frames from XDP. A RST by the same road ends it at the member, and the program frees the slot.
+frames from XDP (or in generic mode takes them for another host's). A RST by the same road ends it at the member, and
+the program frees the slot.
 
 It counts meanwhile for what it is: connections of the endpoint, opened and closed, and packets by verdict.
 It must have the turn of the thread that changes maps, from beginning to end, and knows no configuration.
@@ -99,6 +100,7 @@ class Trial:
         assert connections is not None  # an endpoint has its table before it has its id
         self._connections = connections
         self._attempts: list[Attempt] = []
+        self._sent = 0.0
 
     def attempts(self) -> list[Attempt]:
         """A SYN from every SNAT address, if the endpoint takes so many connections; sent, and not answered yet."""
@@ -112,20 +114,20 @@ class Trial:
             fresh.setdefault(attempt.snat, attempt)
             if len(fresh) == len(self._endpoint.snat):
                 break
+        self._sent = time.monotonic()
         for one in fresh.values():
             self._send(self._hop.interface, one.frame)
         return list(fresh.values())
 
     def wait(self, attempts: list[Attempt]) -> None:
         """Until all are answered, or patience ends."""
-        started = time.monotonic()
-        again = started + REPEAT
+        again = self._sent + REPEAT
         while waiting := [one for one in attempts if one.answer is Answer.SILENT]:
             at = time.monotonic()
-            if at - started > PATIENCE:
+            if at - self._sent > PATIENCE:
                 return
             for one in waiting:
-                one.answer, one.seconds = self._answer(one), at - started
+                one.answer, one.seconds = self._answer(one), at - self._sent
                 if one.answer is Answer.SILENT and at > again:
                     self._through(self._segment(one, SYN, options=_MSS))
             again += REPEAT if at > again else 0

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import subprocess
 import sys
 import tomllib
 from dataclasses import replace
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -20,6 +22,8 @@ from ipbackend.cli import batch, main
 from ipbackend.cli.plan import show_changes, summary
 from ipbackend.errors import ConfigurationError, ServiceError
 from ipbackend.export import to_toml
+from ipbackend.model import EndpointKey, Protocol
+from ipbackend.preparation import Finding
 from tests.unit.serving import Client as Asgi
 from tests.unit.serving import Kept
 from tests.unit.wanted import CHECK, FULL, GATEWAY, GROUP, HTTP, SHOP, VPC, WEB, member, wanted
@@ -379,6 +383,71 @@ def test_a_reader_that_stops_is_no_error() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 1
+
+
+class Examined(Kept):
+    """One that was told what every check finds."""
+
+    asked: ClassVar[list[Any]] = []
+
+    async def examine(self, key: EndpointKey) -> list[Finding]:
+        self.asked.append(key)
+        refused = Finding("member", False, "refuses", "start it") if key.port == 8080 else Finding("member", None, "?")
+        return [Finding("network", True, "vpc"), refused]
+
+    async def examine_network(self, number: str) -> list[Finding]:
+        self.asked.append(number)
+        return [Finding("route", True, "there")]
+
+
+@pytest.fixture
+def examined(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> Examined:
+    monkeypatch.setattr(Examined, "asked", [])
+    for name in ("examine", "examine_network"):
+        monkeypatch.setattr(kept, name, getattr(Examined(NAMED), name), raising=False)
+    return Examined(NAMED)
+
+
+def test_a_check_shows_its_steps_and_fails_with_them(examined: Examined) -> None:
+    result = ipbackend("member check 10.0.0.11:8080")
+
+    assert result.exit_code == 1
+    assert result.stdout.splitlines() == [
+        "ok    network   vpc",
+        "FAIL  member    refuses",
+        "                → start it",
+    ]
+    assert ipbackend("member check 10.0.0.11:53 --protocol UDP").exit_code == 0
+    assert examined.asked[1] == EndpointKey(IPv4Address("10.0.0.11"), 53, Protocol.UDP)
+    assert "out of range (write 1 to 65535)" in refused("member check 10.0.0.11:0")
+
+
+def test_a_network_is_checked_with_so_many_of_its_members(examined: Examined) -> None:
+    result = ipbackend("network check vpc --limit 2")
+
+    assert result.exit_code == 1
+    assert [line for line in result.stdout.splitlines() if not line.startswith(" ")] == [
+        "network vpc",
+        "10.0.0.11:8080/TCP",
+        "10.0.0.12:8080/TCP",
+        "1 more members were not tried (--limit)",
+    ]
+    assert json.loads(ipbackend("network check vpc --limit 0 --output json").stdout) == [
+        {"member": None, "findings": [{"step": "route", "good": True, "what": "there", "remedy": ""}]}
+    ]
+
+
+def test_a_terminal_sees_how_far_long_work_has_come() -> None:
+    program = "from ipbackend.cli import output\nwith output.progress(3, 'adding') as step: step(3)"
+    terminal, child = pty.openpty()
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=child) as process:
+        os.close(child)
+        assert process.communicate()[0] == b""
+    shown = os.read(terminal, 4096).decode()
+    os.close(terminal)
+
+    assert "adding" in shown
+    assert "100%" in shown
 
 
 def test_progress_is_for_terminals_only(kept: Kept) -> None:
