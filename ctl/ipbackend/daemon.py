@@ -180,6 +180,7 @@ async def _keep(control: Control, thread: ThreadPoolExecutor) -> None:
     """Sweep with every tick; look at the kernel when it reports something, and every few seconds at the latest."""
     loop, reported = asyncio.get_running_loop(), asyncio.Event()
     due = {"sweep": loop.time(), "refresh": loop.time() + REFRESH}
+    rested = dict(due)  # not before that, whatever is reported
 
     def events() -> None:
         if control.network.changed():
@@ -192,12 +193,13 @@ async def _keep(control: Control, thread: ThreadPoolExecutor) -> None:
                 await asyncio.wait_for(reported.wait(), max(0.0, min(due.values()) - loop.time()))
             if reported.is_set():
                 reported.clear()
-                due["refresh"] = min(due["refresh"], loop.time() + SETTLE)
+                due["refresh"] = min(due["refresh"], max(loop.time() + SETTLE, rested["refresh"]))
             for name, work, pause in (("sweep", control.sweep, TICK), ("refresh", control.refresh, REFRESH)):
                 began = loop.time()
                 if began >= due[name]:
                     await loop.run_in_executor(thread, work)
-                    due[name] = loop.time() + max(pause, SHARE * (loop.time() - began))
+                    rested[name] = loop.time() + SHARE * (loop.time() - began)
+                    due[name] = max(loop.time() + pause, rested[name])
     finally:
         loop.remove_reader(control.network.fileno())
 
