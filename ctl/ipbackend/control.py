@@ -1,10 +1,11 @@
 """One gateway under control: what is wanted (the store) and what is (the data plane), changed one change at a time.
 
-Everything here is done by one thread, in the order it was asked for. It knows no requests and no clock.
+Everything here is done by one thread, in the order it was asked for. It knows no requests, and not when to act.
 """
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from ipbackend.view import View
 log = logging.getLogger(__name__)
 
 Apply = Callable[[Configuration, Configuration], None]
+SHOWN = 20  # differences that are logged one by one; more are counted
 PATIENCE = 16  # refreshes at most between attempts to load what could not be loaded
 
 
@@ -80,6 +82,7 @@ class Control:
             return
         try:
             self._load(self.configuration).start(self.configuration)
+            self.problem = ""
         except IpbackendError as error:
             self._failed(error)
             self._close_forwarding()
@@ -127,8 +130,11 @@ class Control:
         except IpbackendError as error:
             self._failed(error)
             return
-        for line in drift if drift != self.drift or not self._observe else ():
-            log.warning("drift: %s%s", line, " (only observed)" if self._observe else ", put back")
+        if drift != self.drift or not self._observe:
+            for line in drift[:SHOWN]:
+                log.warning("drift: %s%s", line, " (only observed)" if self._observe else ", put back")
+            if len(drift) > SHOWN:
+                log.warning("drift: %d more", len(drift) - SHOWN)
         self.drift = drift
         if self.problem:
             log.info("everything is as wanted again")
@@ -159,7 +165,9 @@ class Control:
 
     def _keep(self, have: Configuration, want: Configuration, author: str, what: str, apply: Apply) -> None:
         """Store, then apply; what the kernel refuses after all is taken back in both."""
+        started = time.monotonic()
         number = self._store.write(want, author, what)
+        kept = time.monotonic()
         try:
             apply(have, want)
         except BaseException as error:
@@ -171,6 +179,9 @@ class Control:
                 with contextlib.suppress(IpbackendError):
                     apply(want, have)
             raise
+        if number != self.revision:
+            times = (kept - started, time.monotonic() - kept)
+            log.info("revision %d by %s is in force (kept in %.2f s, applied in %.2f s)", number, author, *times)
         self._publish()
 
     def _apply(self, _: Configuration, want: Configuration) -> None:

@@ -14,6 +14,7 @@ import resource
 import signal
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -199,6 +200,7 @@ async def _keep(control: Control, thread: ThreadPoolExecutor) -> None:
     """Sweep with every tick; look at the kernel when it reports something, and every few seconds at the latest."""
     loop, reported = asyncio.get_running_loop(), asyncio.Event()
     due = {"sweep": loop.time(), "refresh": loop.time() + REFRESH}
+    rested = dict(due)  # not before that, whatever is reported
 
     def events() -> None:
         if control.network.changed():
@@ -211,14 +213,21 @@ async def _keep(control: Control, thread: ThreadPoolExecutor) -> None:
                 await asyncio.wait_for(reported.wait(), max(0.0, min(due.values()) - loop.time()))
             if reported.is_set():
                 reported.clear()
-                due["refresh"] = min(due["refresh"], loop.time() + SETTLE)
+                due["refresh"] = min(due["refresh"], max(loop.time() + SETTLE, rested["refresh"]))
             for name, work, pause in (("sweep", control.sweep, TICK), ("refresh", control.refresh, REFRESH)):
-                began = loop.time()
-                if began >= due[name]:
-                    await loop.run_in_executor(thread, work)
-                    due[name] = loop.time() + max(pause, SHARE * (loop.time() - began))
+                if loop.time() >= due[name]:
+                    took = await loop.run_in_executor(thread, _timed, work)
+                    rested[name] = loop.time() + SHARE * took
+                    due[name] = max(loop.time() + pause, rested[name])
     finally:
         loop.remove_reader(control.network.fileno())
+
+
+def _timed(work: Callable[[], None]) -> float:
+    """Seconds that it took, its wait for the thread not counted."""
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
 
 
 def unload(run_directory: Path) -> list[str]:

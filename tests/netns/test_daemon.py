@@ -165,7 +165,8 @@ def test_a_thousand_members_are_one_change_and_one_swap(lab: Lab, gateway: Gatew
         assert len(gateway.apply(many(2).replace("weight = 2, max", "weight = 1, max", 1))) == 999
         assert status(gateway)["revision"] == revision + 1
         changed = [line for line in gateway.log()[said:].splitlines() if "data plane changed" in line]
-        assert changed == ["INFO data plane changed: set pools 4"]  # all of the other pool has the same weight again
+        (swap,) = changed  # of one pool: in the other one all weights are the same again, and so are the turns
+        assert swap.startswith("INFO data plane changed: set pools ")
         assert connection.get().identity == identity
 
 
@@ -238,6 +239,9 @@ def without_tables(lab: Lab, gateway: Gateway) -> None:
 def test_tables_that_someone_deleted_are_made_anew(lab: Lab, gateway: Gateway) -> None:
     """Their connections are lost, but there can be others."""
     before = len(gateway.log())
+    with open_many(lab["client"], CLIENT, WEB, 16):
+        pass  # what is closed is still in the flow index, and must be taken out of it with the tables
+    wait_until(lambda: all(row["active"] == 0 for row in gateway.json("member", "list", "--pool", "web")))
     without_tables(lab, gateway)
     with pytest.raises(OSError, match=r"timed out|refused"):
         connect(lab["client"], None, WEB, timeout=0.5)

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 from itertools import groupby, islice
 from typing import Any
 
-from ipbackend.abi import SWEEP_SLICE, PoolWord, Role, SweepMode
+from ipbackend.abi import SLOT_BITS, SWEEP_SLICE, PoolWord, Role, SweepMode
 from ipbackend.datapath import syscall
 from ipbackend.datapath.maps import Map, Maps
 from ipbackend.model import EndpointKey, Gateway, Protocol
@@ -17,6 +17,7 @@ from ipbackend.plan import NO_POOL, Action, Address, Endpoint, Entries, Listener
 _BATCH_MAX = 2048  # endpoints or pools made at a time: each takes two file descriptors meanwhile
 _OTHER_DESCRIPTORS = 256  # that may be open beside those
 _TABLES_CHECKED = 512  # endpoints whose tables are looked for each time everything is read
+_NOTHING = bytes(4096)  # a piece of the flow index without entries
 _SWEEP = struct.Struct("16x6I")  # struct sweep of abi.h
 _NUMBERS = {Protocol.TCP: socket.IPPROTO_TCP, Protocol.UDP: socket.IPPROTO_UDP}
 _PROTOCOLS = {int(number): protocol for protocol, number in _NUMBERS.items()}
@@ -267,6 +268,7 @@ class Tables:
             for step in steps
             if step.key not in there or not self._same_tables(step.key, step.value)
         }
+        self._forget(self._lost & slots.keys())
         connections, rings = {}, {}
         for number, count in slots.items():
             if count not in self._rings:
@@ -277,6 +279,20 @@ class Tables:
         if slots:
             self._maps["conntrack"].set_inner(connections)
             self._maps["free_slots"].set_inner(rings)
+
+    def _forget(self, endpoints: Collection[int]) -> None:
+        """Take what points to slots that are lost out of the flow index; without tables, nothing is put in."""
+        if not endpoints:
+            return
+        index = self._maps["flow_index"].memory().bytes
+        for start in range(0, len(index), len(_NOTHING)):
+            piece = index[start : start + len(_NOTHING)]
+            if piece == _NOTHING[: len(piece)]:
+                continue
+            entries = piece.cast("Q")
+            for place, entry in enumerate(entries):
+                if (entry & 0xFFFF_FFFF) >> SLOT_BITS in endpoints and entry:
+                    entries[place] = 0
 
     def _same_tables(self, number: int, endpoint: Endpoint) -> bool:
         there = self._endpoint(number)
