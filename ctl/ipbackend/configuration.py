@@ -3,7 +3,8 @@
 It knows no files, maps or requests; whoever changes something makes another `Configuration`.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from ipaddress import IPv4Address
@@ -86,6 +87,20 @@ class Draft:
             self._ceilings,
         )
         return [problem for rule in rules for problem in rule(self.gateway)]
+
+    @cached_property
+    def find_network(self) -> Callable[[IPv4Address], Network | None]:
+        """Finds the network that an address lives in, if there is one, among CIDRs that do not overlap."""
+        blocks = sorted(
+            (int(cidr[0]), int(cidr[-1]), number) for number, net in self.networks.items() for cidr in net.cidrs
+        )
+        starts = [first for first, _, _ in blocks]
+
+        def find(address: IPv4Address) -> Network | None:
+            place = bisect_right(starts, int(address)) - 1
+            return self.networks[blocks[place][2]] if place >= 0 and int(address) <= blocks[place][1] else None
+
+        return find
 
     def _ours(self, gateway: Gateway) -> dict[IPv4Address, str]:
         """The gateway's own addresses, and where each is written first."""
@@ -196,12 +211,13 @@ class Draft:
         ours = self._ours(gateway)
         all_networks = not any(where.split(".")[0] == "networks" for where in self.unreadable)
         ranges = gateway.private_ranges
+        private = [(int(block[0]), int(block[-1])) for block in ranges]
         taken: dict[tuple[str, EndpointKey], str] = {}
         for where, pool, member in self._placed():
             address = member.address
-            if not any(address in block for block in ranges):
+            if not any(first <= int(address) <= last for first, last in private):
                 yield f"{where}: {address} is not a private IPv4 address ({listed(ranges)})"
-            elif all_networks and network_of(address, self.networks) is None:
+            elif all_networks and self.find_network(address) is None:
                 yield f"{where}: {address} is in no network (add its CIDR to one of networks)"
             if address in ours:
                 yield f"{where}: {address} is the gateway's own, {ours[address]} (write the member's address)"
@@ -245,7 +261,7 @@ class Configuration(Draft):
 
     def network_of(self, address: IPv4Address) -> Network:
         """The network `address` lives in; LookupError if it is in none, which no member is."""
-        network = network_of(address, self.networks)
+        network = self.find_network(address)
         if network is None:
             raise LookupError(f"{address} is in no network")
         return network
@@ -277,11 +293,6 @@ def where_is(resource: Any) -> str:
 
 def _endpoint(pool: Pool, member: Member) -> EndpointKey:
     return EndpointKey(member.address, member.port, pool.protocol)
-
-
-def network_of(address: IPv4Address, networks: Mapping[str, Network]) -> Network | None:
-    """The network that an address lives in."""
-    return next((net for net in networks.values() if any(address in cidr for cidr in net.cidrs)), None)
 
 
 def check_transition(have: Configuration, want: Configuration) -> None:

@@ -1,11 +1,12 @@
 """One gateway under control: what is wanted (the store) and what is (the data plane), changed one change at a time.
 
-Everything here is done by one thread, in the order it was asked for. It knows no requests and no clock.
+Everything here is done by one thread, in the order it was asked for. It knows no requests, and not when to act.
 """
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ipbackend.changes import Change, between
@@ -21,6 +22,10 @@ from ipbackend.store import LINK, Revision, Stamp, Store
 from ipbackend.view import View
 
 log = logging.getLogger(__name__)
+
+Apply = Callable[[Configuration, Configuration], None]
+SHOWN = 20  # differences that are logged one by one; more are counted
+PATIENCE = 16  # refreshes at most between attempts to load what could not be loaded
 
 
 class Control:
@@ -38,6 +43,7 @@ class Control:
         self._store = self._opened.enter_context(Store(store_path))
         self.network = self._opened.enter_context(contextlib.closing(Network()))
         self._forwarding: Forwarding | None = None
+        self._skipped, self._patience = 0, 1  # refreshes since the last attempt to load, and before the next one
         self.problem = ""  # why not everything is as wanted, or nothing
         self.drift: list[str] = []  # what others changed, as the last refresh found it
         self._publish()
@@ -75,6 +81,7 @@ class Control:
             return
         try:
             self._load(self.configuration).start(self.configuration)
+            self.problem = ""
         except IpbackendError as error:
             self._failed(error)
             self._close_forwarding()
@@ -88,16 +95,11 @@ class Control:
         want = edit(have)
         check_transition(have, want)
         changes = between(have, want)
-        if dry_run:
-            if self._forwarding and not _reloads(have, want):
-                self._forwarding.check(want)
-            return changes
-        if _reloads(have, want):
-            self._replace(have, want, author, what)
-        else:
-            if self._forwarding:
-                self._forwarding.check(want)
-            self._keep(have, want, author, what, self._apply)
+        reload = _reloads(have, want) or (want.gateway is not None and self._forwarding is None)
+        if self._forwarding and not reload:
+            self._forwarding.check(want)
+        if not dry_run:
+            self._keep(have, want, author, what, self._reload if reload else self._apply)
         return changes
 
     def roll_back(self, author: str, number: int) -> list[Change]:
@@ -117,15 +119,21 @@ class Control:
         if self.configuration.gateway is None:
             return
         if self._forwarding is None:
-            self.start()
+            self._skipped += 1
+            if self._skipped >= self._patience:
+                self._skipped, self._patience = 0, min(2 * self._patience, PATIENCE)
+                self.start()
             return
         try:
             drift = self._forwarding.refresh(self.configuration, self._observe)
         except IpbackendError as error:
             self._failed(error)
             return
-        for line in drift if drift != self.drift or not self._observe else ():
-            log.warning("drift: %s%s", line, " (only observed)" if self._observe else ", put back")
+        if drift != self.drift or not self._observe:
+            for line in drift[:SHOWN]:
+                log.warning("drift: %s%s", line, " (only observed)" if self._observe else ", put back")
+            if len(drift) > SHOWN:
+                log.warning("drift: %d more", len(drift) - SHOWN)
         self.drift = drift
         if self.problem:
             log.info("everything is as wanted again")
@@ -141,42 +149,38 @@ class Control:
         self.stamps: Mapping[str, Stamp] = self._store.stamps
         self.revision: int = self._store.revision
 
-    def _keep(self, have: Configuration, want: Configuration, author: str, what: str, apply: Edit) -> None:
+    def _keep(self, have: Configuration, want: Configuration, author: str, what: str, apply: Apply) -> None:
         """Store, then apply; what the kernel refuses after all is taken back in both."""
+        started = time.monotonic()
         number = self._store.write(want, author, what)
+        kept = time.monotonic()
         try:
-            apply(want)
+            apply(have, want)
         except BaseException as error:
             log.error("revision %d could not be applied and is taken back: %s", number, error)
-            if number != self.revision:
-                self._store.undo(number, have)
-            with contextlib.suppress(IpbackendError):
-                self._apply(have)
+            try:
+                if number != self.revision:
+                    self._store.undo(number, have)
+            finally:
+                with contextlib.suppress(IpbackendError):
+                    apply(want, have)
             raise
+        if number != self.revision:
+            times = (kept - started, time.monotonic() - kept)
+            log.info("revision %d by %s is in force (kept in %.2f s, applied in %.2f s)", number, author, *times)
         self._publish()
 
-    def _apply(self, want: Configuration) -> Configuration:
+    def _apply(self, _: Configuration, want: Configuration) -> None:
         if self._forwarding:
             self._forwarding.apply(want)
-        return want
 
-    def _replace(self, have: Configuration, want: Configuration, author: str, what: str) -> None:
-        """A data plane made for other settings; there are no members, hence no connections to lose."""
-
-        def apply(wanted: Configuration) -> Configuration:
-            self._close_forwarding()
-            if have.gateway or wanted is have:  # else take over what an earlier store's daemon may have left
-                unload(self._run_directory, self.network)
-            if wanted.gateway:
-                self._load(wanted).start(wanted)
-            return wanted
-
-        try:
-            self._keep(have, want, author, what, apply)
-        except IpbackendError:
-            with contextlib.suppress(IpbackendError):
-                apply(have)
-            raise
+    def _reload(self, have: Configuration, want: Configuration) -> None:
+        """A data plane made anew. If it is for other settings there are no members, hence no connections to lose."""
+        self._close_forwarding()
+        if have.gateway and _reloads(have, want):
+            unload(self._run_directory, self.network)
+        if want.gateway:
+            self._load(want).start(want)
         self.problem = ""
 
     def _load(self, wanted: Configuration) -> Forwarding:

@@ -10,6 +10,7 @@ import grp
 import logging
 import os
 import pwd
+import resource
 import signal
 import socket
 import struct
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 GROUP = "ipbackend"  # may use it, beside root
 TICK = 1.0  # seconds between sweeps
 REFRESH = 5.0  # seconds after which everything is compared with the kernel, events or none
+SHARE = 9  # a sweep or a look at the kernel is followed by a pause of so many times what it took
 SETTLE = 0.2  # seconds that netlink events are gathered
 GOODBYE = 5  # seconds that requests under way have when the daemon stops
 Result = TypeVar("Result")
@@ -145,6 +147,8 @@ class Server(uvicorn.Server):
 
 def run(run_directory: Path, store: Path, observe: bool = False) -> None:
     """Until SIGTERM or SIGINT. Leaves the data plane forwarding."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with _lock(run_directory):
         asyncio.run(_serve(run_directory, store, observe))
 
@@ -185,6 +189,7 @@ async def _keep(control: Control, thread: ThreadPoolExecutor) -> None:
     """Sweep with every tick; look at the kernel when it reports something, and every few seconds at the latest."""
     loop, reported = asyncio.get_running_loop(), asyncio.Event()
     due = {"sweep": loop.time(), "refresh": loop.time() + REFRESH}
+    rested = dict(due)  # not before that, whatever is reported
 
     def events() -> None:
         if control.network.changed():
@@ -197,13 +202,13 @@ async def _keep(control: Control, thread: ThreadPoolExecutor) -> None:
                 await asyncio.wait_for(reported.wait(), max(0.0, min(due.values()) - loop.time()))
             if reported.is_set():
                 reported.clear()
-                due["refresh"] = min(due["refresh"], loop.time() + SETTLE)
-            if loop.time() >= due["sweep"]:
-                await loop.run_in_executor(thread, control.sweep)
-                due["sweep"] = loop.time() + TICK
-            if loop.time() >= due["refresh"]:
-                await loop.run_in_executor(thread, control.refresh)
-                due["refresh"] = loop.time() + REFRESH
+                due["refresh"] = min(due["refresh"], max(loop.time() + SETTLE, rested["refresh"]))
+            for name, work, pause in (("sweep", control.sweep, TICK), ("refresh", control.refresh, REFRESH)):
+                began = loop.time()
+                if began >= due[name]:
+                    await loop.run_in_executor(thread, work)
+                    rested[name] = loop.time() + SHARE * (loop.time() - began)
+                    due[name] = max(loop.time() + pause, rested[name])
     finally:
         loop.remove_reader(control.network.fileno())
 

@@ -26,6 +26,7 @@ from ipbackend.reconcile import Reconciler
 log = logging.getLogger(__name__)
 
 PROBES = 1000  # expired connections of an endpoint whose ends are told at once; others learn it when they speak
+REST_MARGIN = 5.0  # seconds beyond the rest of a slot until an endpoint without connections is left in peace
 RESOLVE = 3.0  # seconds that the start waits for next hops: the kernel gives up on one after that time
 
 
@@ -48,6 +49,7 @@ class Forwarding:
             self._tables = Tables(self.maps, self._program.sweep)
             self._tables.drop_unused_pools()
             self.reconciler = Reconciler(network, self._tables)
+            self._last_opened: dict[int, tuple[int, float]] = {}  # by endpoint: its ring's head, and when it was there
             self._opened = opened.pop_all()
 
     def close(self) -> None:
@@ -91,6 +93,8 @@ class Forwarding:
         """What has been silent for too long ends; both ends of it are made to speak, and so learn it."""
         entries = self.reconciler.entries
         for number, endpoint in entries.endpoints.items():
+            if self._rests(number):
+                continue
             started = time.monotonic_ns() >> TICK_SHIFT
             ended, _ = self._tables.sweep(number, SweepMode.EXPIRED)
             connections = self.maps["conntrack"].inner(number) if ended else None
@@ -99,6 +103,16 @@ class Forwarding:
             for slot in expired(connections, started - 1)[:PROBES]:
                 for probe in probes(connections[slot], slot, endpoint, entries.next_hops[endpoint.next_hop]):
                     self._network.send(probe.interface, probe.frame)
+
+    def _rests(self, number: int) -> bool:
+        """Whether an endpoint has no connections, and opened none for so long that every slot has rested."""
+        load = self.maps["load"].memory()[number]
+        opened, since = self._last_opened.get(number, (-1, 0.0))
+        if load.active or load.head != opened:
+            self._last_opened[number] = (load.head, time.monotonic())
+            return False
+        rest: int = self.maps["gateway"].memory()[0].rest
+        return time.monotonic() - since > rest + REST_MARGIN
 
     def _settle(self, gateway: Gateway) -> None:
         """The settings of a fresh data plane; one that is taken over keeps its secret, its connections hang on it."""

@@ -263,9 +263,8 @@ def diff(have: Entries, want: Entries) -> list[Step]:
     closed = [
         Step(Action.SET, "endpoints", number, replace(have.endpoints[number], ceiling=0)) for number in sorted(gone)
     ]
-    ends = [Step(Action.END, step.table, step.key, step.value) for step in removals if step.table == "listeners"] + [
-        Step(Action.END, "endpoints", number, have.endpoints[number]) for number in sorted(gone)
-    ]
+    ends = [Step(Action.END, "endpoints", number, have.endpoints[number]) for number in sorted(gone)]
+    ends += [Step(Action.END, step.table, step.key, step.value) for step in removals if step.table == "listeners"]
     steps += removals + closed
     if ends:
         steps += [Step(Action.WAIT, "pools", 0), *ends]

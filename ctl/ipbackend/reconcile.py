@@ -26,6 +26,7 @@ class Reconciler:
         self._network = network
         self._tables = tables
         self.entries = tables.read()
+        self._found = self.entries  # what the maps really held when `drift` looked
 
     def check(self, configuration: Configuration) -> None:
         """Raise, and change nothing, where what is loaded, or the kernel, stands against this configuration."""
@@ -68,7 +69,8 @@ class Reconciler:
         wanted = _addresses(configuration, links)
         there = {(one.address, one.interface): one.ours for one in self._network.addresses()}
         routes, wanted_routes = self._network.routes(), _routes(configuration, links)
-        steps = diff(self._read(), self.entries)
+        self._found = self._tables.read(self.entries.pools)
+        steps = diff(self._found, self.entries)
         return [
             *(f"address {at[0]} missing from {link.name}" for at, link in wanted.items() if at not in there),
             *(f"address {at[0]} found on {names[at[1]]}" for at, ours in there.items() if ours and at not in wanted),
@@ -87,12 +89,9 @@ class Reconciler:
         self._carry_out(diff(self.entries, want), want)
 
     def repair(self, configuration: Configuration) -> None:
-        """Put right whatever others changed."""
-        self._carry_out(diff(self._read(), self.entries), self.entries)
+        """Put right whatever others changed, as `drift` found it."""
+        self._carry_out(diff(self._found, self.entries), self.entries)
         self.apply(configuration)
-
-    def _read(self) -> Entries:
-        return self._tables.read(self.entries.pools)
 
     def _plan(self, configuration: Configuration, links: dict[str, Interface]) -> Entries:
         """What the maps should hold as things are now; raises where that cannot be, and changes nothing."""
@@ -116,8 +115,10 @@ class Reconciler:
     def _carry_out(self, steps: list[Step], want: Entries) -> None:
         try:
             self._tables.apply(steps)
-        except BaseException:
+        except BaseException as error:
             self.entries = self._tables.read()
+            if isinstance(error, OSError):
+                raise DatapathError(f"maps: {error.strerror} (see `dmesg`, and the memory that is left)") from error
             raise
         self.entries = want
         _report("data plane", "changed", [f"{step.action} {step.table} {_name(step)}" for step in steps])

@@ -18,9 +18,11 @@ from typing import Any
 import pytest
 
 from ipbackend.client import Client
+from ipbackend.config import parse
 from ipbackend.datapath.maps import Maps
 from ipbackend.datapath.tables import ip_to_map
 from ipbackend.errors import NotRunningError, ServiceError
+from ipbackend.store import Store
 from tests.netns.clients import connect, http_get, open_many
 from tests.netns.gateway import CONFIGURATION, Gateway
 from tests.netns.lab import CLIENT, MEMBERS, SHOP_VIP, SNATS, Lab
@@ -227,6 +229,26 @@ def without_ceiling(lab: Lab, gateway: Gateway) -> None:
             opened["load"].memory()[number].ceiling = 0
 
 
+def without_tables(lab: Lab, gateway: Gateway) -> None:
+    with maps(gateway) as opened:
+        for number in opened["endpoints_by_addr"].values():
+            opened["conntrack"].delete(number)
+
+
+def test_tables_that_someone_deleted_are_made_anew(lab: Lab, gateway: Gateway) -> None:
+    """Their connections are lost, but there can be others."""
+    before = len(gateway.log())
+    with open_many(lab["client"], CLIENT, WEB, 16):
+        pass  # what is closed is still in the flow index, and must be taken out of it with the tables
+    wait_until(lambda: all(row["active"] == 0 for row in gateway.json("member", "list", "--pool", "web")))
+    without_tables(lab, gateway)
+    with pytest.raises(OSError, match=r"timed out|refused"):
+        connect(lab["client"], None, WEB, timeout=0.5)
+    wait_until(lambda: "drift: map endpoints: to set 10.0.0.11:8080/TCP, put back" in gateway.log()[before:])
+    wait_until(lambda: status(gateway)["drift"] == [])
+    assert {http_get(lab["client"], None, WEB).identity.member for _ in range(16)} == set(MEMBERS)
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -371,6 +393,36 @@ def test_a_full_disk_refuses_changes_and_stops_no_traffic(lab: Lab, gateway: Gat
             gateway.stop()
         subprocess.run(["umount", small], check=True)
         gateway.start()
+
+
+def test_what_cannot_be_set_up_is_told_and_can_be_put_right(lab: Lab, gateway: Gateway) -> None:
+    """The store names an interface that is not there: the daemon comes up, says so, and takes the change that helps."""
+    gateway.stop()
+    with Store(gateway.store) as kept:
+        want = parse(CONFIGURATION.replace('"eth1"]', '"eth9", "eth1"]'), "test", kept.configuration, prune=True)
+        kept.write(want, "test")
+    with connect(lab["client"], None, WEB) as connection:
+        identity = connection.get().identity
+        gateway.start()
+        assert "there is no interface eth9" in status(gateway)["problem"]
+        assert connection.get().identity == identity
+        with pytest.raises(ServiceError, match="there is no interface eth9"):
+            ask(gateway, "PUT", "/ipbackend/gateway", {"gateway": {"rest": 30}})
+        ask(gateway, "PUT", "/ipbackend/gateway", {"gateway": {"interfaces": ["eth0", "eth1"]}})
+        assert (status(gateway)["problem"], status(gateway)["forwarding"]) == (None, True)
+        assert connection.get().identity == identity
+
+
+def test_a_first_gateway_that_cannot_be_is_not_kept(lab: Lab, gateway: Gateway) -> None:
+    gateway.stop()
+    gateway.command("unload")
+    gateway.store.unlink()
+    gateway.start()
+    with pytest.raises(ServiceError, match="there is no interface eth9"):
+        gateway.apply(CONFIGURATION.replace('"eth1"]', '"eth1", "eth9"]'))
+    assert status(gateway)["revision"] == 0
+    gateway.apply(CONFIGURATION)
+    assert http_get(lab["client"], None, WEB).status == 200
 
 
 def test_a_second_daemon_is_refused(gateway: Gateway) -> None:

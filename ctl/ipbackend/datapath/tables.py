@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 from itertools import groupby, islice
 from typing import Any
 
-from ipbackend.abi import SWEEP_SLICE, PoolWord, Role, SweepMode
+from ipbackend.abi import SLOT_BITS, SWEEP_SLICE, PoolWord, Role, SweepMode
 from ipbackend.datapath import syscall
 from ipbackend.datapath.maps import Map, Maps
 from ipbackend.model import EndpointKey, Gateway, Protocol
@@ -17,6 +17,7 @@ from ipbackend.plan import NO_POOL, Action, Address, Endpoint, Entries, Listener
 _BATCH_MAX = 2048  # endpoints or pools made at a time: each takes two file descriptors meanwhile
 _OTHER_DESCRIPTORS = 256  # that may be open beside those
 _TABLES_CHECKED = 512  # endpoints whose tables are looked for each time everything is read
+_NOTHING = bytes(4096)  # a piece of the flow index without entries
 _SWEEP = struct.Struct("16x6I")  # struct sweep of abi.h
 _NUMBERS = {Protocol.TCP: socket.IPPROTO_TCP, Protocol.UDP: socket.IPPROTO_UDP}
 _PROTOCOLS = {int(number): protocol for protocol, number in _NUMBERS.items()}
@@ -45,6 +46,8 @@ class Tables:
         self._sweep_program = sweep_program
         self._rings: dict[int, bytes] = {}  # of free slots, as they begin, by their number
         self._endpoints: dict[bytes, Endpoint] = {}  # as decoded, by what the maps hold of them
+        self._ended: set[int] = set()  # endpoints that lost all their connections in this series of steps
+        self._lost: set[int] = set()  # endpoints without their tables, as they were read last
         self._checked = 0  # up to where endpoints were looked at for their tables
         self._actions: dict[tuple[Action, str], Callable[[Any, Any], object]] = {
             (Action.SET, "links"): lambda index, mtu: maps["links"].set(index, maps["links"].leaf(mtu=mtu)),
@@ -59,7 +62,7 @@ class Tables:
             (Action.DELETE, "links"): lambda index, _: maps["links"].set(index, maps["links"].leaf()),
             (Action.WAIT, "pools"): lambda *_: self.wait(),
             (Action.END, "listeners"): self._end_listener,
-            (Action.END, "endpoints"): lambda number, _: self.sweep(number, SweepMode.ENDPOINT),
+            (Action.END, "endpoints"): self._end_endpoint,
         }
         self._together: dict[tuple[Action, str], Callable[[list[Step]], object]] = {
             (Action.SET, "pools"): self._set_pools,
@@ -73,6 +76,7 @@ class Tables:
     def apply(self, steps: Iterable[Step]) -> None:
         """Carry out the steps of a plan in their order."""
         size = _batch_size()
+        self._ended.clear()
         for what, group in groupby(steps, key=lambda step: (step.action, step.table)):
             for some in batched(group, size):
                 if what in self._together:
@@ -159,10 +163,10 @@ class Tables:
     def _read_endpoints(self) -> dict[int, Endpoint]:
         """All that have slots; of some, in turn, it is checked that their tables are there as well."""
         numbers = self._numbers()
-        turn = [number for number in numbers if number > self._checked][:_TABLES_CHECKED]
+        turn = ([number for number in numbers if number > self._checked] or numbers)[:_TABLES_CHECKED]
         self._checked = turn[-1] if turn else 0
-        lost = {number for number in turn if not self._has_tables(number)}
-        return {number: self._endpoint(number) for number in numbers if number not in lost}
+        self._lost = {number for number in turn if not self._has_tables(number)}
+        return {number: self._endpoint(number) for number in numbers if number not in self._lost}
 
     def _endpoint(self, number: int) -> Endpoint:
         """Decoded once for what the maps hold: as long as nothing changes, the same object is returned."""
@@ -231,9 +235,15 @@ class Tables:
     def _delete_listener(self, key: ListenerKey, _: object) -> None:
         self._maps["listeners"].delete(self._listener_key(key))
 
+    def _end_endpoint(self, number: int, _: Endpoint) -> None:
+        self._ended.add(number)
+        if self._maps["load"].memory()[number].head:  # else no slot of it was ever taken
+            self.sweep(number, SweepMode.ENDPOINT)
+
     def _end_listener(self, _: ListenerKey, listener: Listener) -> None:
         for endpoint in self._maps["endpoints_by_addr"].values():
-            self.sweep(endpoint, SweepMode.LISTENER, listener.id)
+            if endpoint not in self._ended and self._maps["load"].memory()[endpoint].head:
+                self.sweep(endpoint, SweepMode.LISTENER, listener.id)
         self._zero(self._maps["listener_counts"], listener.id)
 
     def _set_pools(self, steps: list[Step]) -> None:
@@ -258,6 +268,7 @@ class Tables:
             for step in steps
             if step.key not in there or not self._same_tables(step.key, step.value)
         }
+        self._forget(self._lost & slots.keys())
         connections, rings = {}, {}
         for number, count in slots.items():
             if count not in self._rings:
@@ -269,9 +280,23 @@ class Tables:
             self._maps["conntrack"].set_inner(connections)
             self._maps["free_slots"].set_inner(rings)
 
+    def _forget(self, endpoints: Collection[int]) -> None:
+        """Take what points to slots that are lost out of the flow index; without tables, nothing is put in."""
+        if not endpoints:
+            return
+        index = self._maps["flow_index"].memory().bytes
+        for start in range(0, len(index), len(_NOTHING)):
+            piece = index[start : start + len(_NOTHING)]
+            if piece == _NOTHING[: len(piece)]:
+                continue
+            entries = piece.cast("Q")
+            for place, entry in enumerate(entries):
+                if (entry & 0xFFFF_FFFF) >> SLOT_BITS in endpoints and entry:
+                    entries[place] = 0
+
     def _same_tables(self, number: int, endpoint: Endpoint) -> bool:
         there = self._endpoint(number)
-        return (there.key, there.slots) == (endpoint.key, endpoint.slots) and self._has_tables(number)
+        return (there.key, there.slots) == (endpoint.key, endpoint.slots) and number not in self._lost
 
     def _set_endpoint(self, number: int, endpoint: Endpoint) -> None:
         at = self._endpoint_key(endpoint.key)
