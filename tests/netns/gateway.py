@@ -107,6 +107,16 @@ class Gateway:
             raise RuntimeError(f"ipbackend {' '.join(arguments)}: status {done.returncode}\n{done.stdout}{done.stderr}")
         return done
 
+    def audit(self) -> list[str]:
+        """Where its books do not balance, as the daemon finds it, or the command line where none runs."""
+        problems: list[str]
+        if self.process is None:
+            problems = self.json("audit")
+        else:
+            with self.client() as client:
+                problems = client.request("GET", "/ipbackend/audit")["problems"]
+        return problems
+
     def json(self, *arguments: str) -> Any:
         """The same as data."""
         return json.loads(self.command(*arguments, "--output", "json"))
