@@ -303,17 +303,12 @@ def check_transition(have: Configuration, want: Configuration) -> None:
             after = getattr(want, section).get(number)
             if after is None or after is before:
                 continue
-            problems += _changed(where_is(before), before, after)
+            problems += forbidden(where_is(before), before, after)
             if isinstance(before, Pool):
                 kept = {member.id: member for member in after.members}
                 for member in before.members:
                     if member.id in kept:
-                        problems += _changed(f"{where_is(before)}.members[{member}]", member, kept[member.id])
-            if isinstance(before, LoadBalancer) and before.ip_target_enable and not after.ip_target_enable:
-                problems.append(
-                    f"{where_is(before)}.ip_target_enable: cannot change from true to false "
-                    "(it is only ever switched on: leave it true)"
-                )
+                        problems += forbidden(f"{where_is(before)}.members[{member}]", member, kept[member.id])
     if problems:
         raise ConfigurationError(*problems)
 
@@ -331,11 +326,15 @@ def _fixed(have: Configuration, want: Configuration) -> Iterator[str]:
             )
 
 
-def _changed(where: str, before: Resource, after: Resource) -> Iterator[str]:
+def forbidden(where: str, before: Resource, after: Resource) -> Iterator[str]:
+    """What of a resource may not change so, whatever else there is."""
     for name in before.IMMUTABLE:
         if getattr(before, name) != getattr(after, name):
             change = f"from {getattr(before, name)} to {getattr(after, name)}"
             yield f"{where}.{name}: cannot change {change} (make another one, and delete this)"
+    if isinstance(before, LoadBalancer) and before.ip_target_enable and not getattr(after, "ip_target_enable", None):
+        remedy = "it is only ever switched on: leave it true"
+        yield f"{where}.ip_target_enable: cannot change from true to false ({remedy})"
 
 
 def listed(value: object) -> str:

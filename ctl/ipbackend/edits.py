@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
-from ipbackend.configuration import SECTIONS, Configuration, references, where_is
+from ipbackend.configuration import SECTIONS, Configuration, forbidden, references, where_is
 from ipbackend.errors import ConfigurationError, Kind, Problem
 from ipbackend.model import LoadBalancer, Member, Pool, Resource
 
@@ -44,7 +44,11 @@ def put(have: Configuration, section: str, *resources: Resource) -> Configuratio
 
 def change(have: Configuration, section: str, number: str, fields: Mapping[str, Any]) -> Configuration:
     """With some fields of a resource changed."""
-    return put(have, section, replace(find(have, section, number), **fields))
+    before: Resource = find(have, section, number)
+    after = replace(before, **fields)
+    if problems := list(forbidden(where_is(before), before, after)):  # said before what it would do to others
+        raise ConfigurationError(*problems)
+    return put(have, section, after)
 
 
 def delete(

@@ -113,6 +113,16 @@ class Gateway:
         silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         return self._lab["gateway"].popen((*COMMAND, *arguments), env=environment, text=True, **silent)
 
+    def audit(self) -> list[str]:
+        """Where its books do not balance, as the daemon finds it, or the command line where none runs."""
+        problems: list[str]
+        if self.process is None:
+            problems = self.json("audit")
+        else:
+            with self.client() as client:
+                problems = client.request("GET", "/ipbackend/audit")["problems"]
+        return problems
+
     def json(self, *arguments: str) -> Any:
         """The same as data."""
         return json.loads(self.command(*arguments, "--output", "json"))

@@ -31,7 +31,7 @@ def gateway(started: Gateway) -> Iterator[Gateway]:
     started.apply(CONFIGURATION)
     yield started
     assert "Traceback" not in started.log()
-    assert started.command("audit") == "clean\n"
+    assert started.audit() == []
 
 
 @contextmanager

@@ -1,6 +1,10 @@
 """The HTTP application: all families together, on whatever service it is given. It opens no socket."""
 
+from uuid import uuid4
+
 from fastapi import FastAPI
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ipbackend import __version__
 from ipbackend.api import (
@@ -29,6 +33,24 @@ FAMILIES = (
 )
 
 
+class RequestIds:
+    """Draws an id for each request, and has every answer carry it, with a body or none."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        number = scope.setdefault("state", {})["request_id"] = str(uuid4())
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-Id"] = number
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
 def create_app(service: Service) -> FastAPI:
     """The application; its OpenAPI document is at /openapi.json, and calls operations as the SDKs do."""
     app = FastAPI(
@@ -41,6 +63,7 @@ def create_app(service: Service) -> FastAPI:
         generate_unique_id_function=lambda operation: operation.name,
     )
     app.state.service = service
+    app.add_middleware(RequestIds)
     errors.register(app)
     for family in FAMILIES:
         app.include_router(family.operations)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated, Any, ClassVar, TypedDict
-from uuid import uuid4
 
 from fastapi import APIRouter, Depends, Path, Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -117,9 +116,7 @@ def author_of(request: Request) -> str:
 
 
 def request_id(request: Request) -> str:
-    """Drawn once for each request."""
-    if not hasattr(request.state, "request_id"):
-        request.state.request_id = str(uuid4())
+    """What this request is called in its answer and in the log."""
     number: str = request.state.request_id
     return number
 
