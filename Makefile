@@ -4,7 +4,7 @@ TOOLS := build/bench/tools
 BIN := $(VENV)/bin
 PACKAGES := python3-bpfcc python3-venv linux-libc-dev nftables
 .DEFAULT_GOAL := help
-.PHONY: help setup test fuzz bench bench-packet bench-gateway lint demo lab clean
+.PHONY: help setup test fuzz bench bench-packet bench-gateway lint demo lab life clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ demo: setup ## Show real connections balanced over members in three networks; wa
 
 lab: setup ## Keep the demo's networks up to look around in; wants root
 	@$(BIN)/python -m tests.netns.demo --stay
+
+life: setup ## Write docs/life.md anew: a gateway's life in commands; wants root
+	@$(BIN)/python -m tests.netns.life > docs/life.md
 
 clean: ## Remove what was made here
 	rm -rf $(VENV) build

@@ -103,7 +103,7 @@ enum phase {
 enum sweep_mode {
 	SWEEP_EXPIRED,		/* what has been silent for too long */
 	SWEEP_ENDPOINT,		/* every connection of the endpoint */
-	SWEEP_LISTENER,		/* every connection of one listener */
+	SWEEP_ORPHANS,		/* every connection whose listener is gone */
 };
 
 /* The words of a pool's inner array: a header, the members' endpoint ids, the schedule. */
@@ -149,7 +149,7 @@ struct bucket {
 
 struct listener {
 	__u32 pool;
-	__u32 idle_timeout;	/* seconds */
+	__u32 idle_timeout;	/* seconds; 0 where there is no listener of this id */
 };
 
 struct endpoint {
@@ -260,11 +260,9 @@ struct sweep {
 	__u32 endpoint;
 	__u32 slot;		/* of the endpoint, from 0 on: the next one to look at; moves on */
 	__u32 mode;		/* enum sweep_mode */
-	__u32 listener;		/* for SWEEP_LISTENER */
 	__u32 ended;		/* connections ended so far */
 	__u32 rested;		/* closed slots whose rest is over */
 	__u32 at;		/* tick of this run */
-	__u32 pad;
 };
 
 #endif

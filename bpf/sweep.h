@@ -21,13 +21,21 @@ static __always_inline __u32 patience(const struct connection *connection, __u64
 	return ticks_of(seconds);
 }
 
+static __always_inline bool is_orphan(const struct connection *connection)
+{
+	__u32 number = connection->listener;
+	struct listener *listener = listeners.lookup(&number);
+
+	return !listener || !listener->idle_timeout;
+}
+
 static __always_inline bool is_due(const struct connection *connection, __u64 state, __u32 at,
 				   const struct gateway *settings, const struct sweep *sweep)
 {
 	if (sweep->mode == SWEEP_ENDPOINT)
 		return true;
-	if (sweep->mode == SWEEP_LISTENER)
-		return connection->listener == sweep->listener;
+	if (sweep->mode == SWEEP_ORPHANS)
+		return is_orphan(connection);
 	return (__s32)(at - connection->last_seen) >= (__s32)patience(connection, state, settings);
 }
 

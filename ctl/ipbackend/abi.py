@@ -83,7 +83,7 @@ class SweepMode(IntEnum):
 
     EXPIRED = 0
     ENDPOINT = auto()
-    LISTENER = auto()
+    ORPHANS = auto()
 
 
 class PoolWord(IntEnum):
@@ -96,6 +96,7 @@ class PoolWord(IntEnum):
 
 TICK_SHIFT = 4
 SWEEP_SLICE = 64
+MAX_LISTENERS = 16384  # and pools
 BUCKET_ENTRIES = 8
 NUMBERS = 32768
 ROLE_SHIFT = 3

@@ -1,30 +1,27 @@
-"""Reads TOML into the model: shapes, types and unknown keys. What the values mean together is the model's.
+"""Reads TOML into the model: shapes, types, unknown keys, and names, which stand for ids. It knows no store.
 
 The dataclasses of the model are the table of what may be written: a key for each field, read by its type.
 """
 
 import reprlib
 import tomllib
-from collections.abc import Collection
-from dataclasses import MISSING, fields, is_dataclass
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, fields, is_dataclass, replace
 from enum import StrEnum
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
+from uuid import uuid4
 
-from ipbackend.errors import ConfigurationError, suggestion
-from ipbackend.model import Configuration, Draft, Gateway, Listener, LoadBalancer, Network, Pool, place
+from ipbackend.configuration import SECTIONS, Configuration, Draft, references
+from ipbackend.errors import ConfigurationError, below, suggestion
+from ipbackend.model import Gateway, Member, Pool, Resource, place
 
-RUNNING = "config.toml"  # below the run directory: a copy of what is in force
-
-SECTIONS: dict[str, type] = {
-    "networks": Network,
-    "load_balancers": LoadBalancer,
-    "listeners": Listener,
-    "pools": Pool,
-}
+WRITTEN = ("networks", "load_balancers", "pools", "listeners")
+EMPTY = Configuration()
 
 _EXPECTED: dict[type, str] = {
     str: "a string",
@@ -41,39 +38,64 @@ _SHORT.maxstring = 80
 
 
 def load(path: Path) -> Configuration:
-    """The configuration in the file `path`. Raises ConfigurationError, also if the file cannot be read."""
+    """What the file `path` asks of an empty gateway. Raises ConfigurationError, also if the file cannot be read."""
+    return parse(read(path), str(path))
+
+
+def read(path: Path) -> str:
+    """The text of a file. ConfigurationError: it cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror} (name a file that can be read)") from error
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path}: byte {error.start} is not UTF-8 (TOML is UTF-8 text)") from error
-    return parse(text, str(path))
 
 
-def parse(text: str, source: str) -> Configuration:
-    """The configuration in `text`, which came from `source`. Raises ConfigurationError with all problems."""
+def parse(text: str, source: str, have: Configuration = EMPTY, prune: bool = False) -> Configuration:
+    """What `have` becomes when `text`, which came from `source`, is applied to it.
+
+    Names in the text stand for the resources that have them now; other names make resources. What is named is
+    as the text says, whole, with defaults for what is not written; only `members` that are not written stay. What
+    is not named stays, or goes with `prune`. Raises ConfigurationError with all problems.
+    """
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: TOML's own, and integers too long to convert
         raise ConfigurationError(f"{source}: {error} (correct the TOML there)") from error
 
-    reader = _Reader()
-    reader.refuse_unknown(document, ["gateway", *SECTIONS], "")
-    gateway: Gateway | None = reader.table(Gateway, document.get("gateway"), "gateway")
+    reader = _Reader(have, document, prune)
+    reader.refuse_unknown(document, ["gateway", *WRITTEN], "")
+    gateway: Gateway | None = have.gateway
+    if "gateway" in document or gateway is None:
+        gateway = reader.table(Gateway, document.get("gateway"), "gateway")
     defaults = {
         "networks": {"interface": gateway.snat_interface if gateway else ""},
         "load_balancers": {"interface": gateway.interfaces[0] if gateway else ""},
     }
-    wanted: dict[str, dict[str, Any]] = {
-        section: reader.section(kind, document.get(section, {}), section, defaults.get(section, {}))
-        for section, kind in SECTIONS.items()
-    }
+    wanted: dict[str, dict[str, Any]] = {}
+    for section in WRITTEN:
+        wanted[section] = reader.section(section, document.get(section, {}), defaults.get(section, {}))
+    monitors = {number: one for number, one in have.health_monitors.items() if one.pool in wanted["pools"]}
+    everything: dict[str, Any] = {**wanted, "health_monitors": monitors, "ip_groups": have.ip_groups}
     if gateway and not reader.problems:
-        return Configuration(gateway, **wanted)
-    if gateway:  # what could be read is held against it, so that one run names everything
-        reader.problems += Draft(gateway, **wanted, unreadable=reader.unreadable).conflicts()
+        return Configuration(gateway, **everything)
+    if gateway:  # what could be read is held against it even so, that one run names everything
+        reader.problems += Draft(gateway, **everything, unreadable=reader.unreadable).conflicts()
     raise ConfigurationError(*reader.problems)
+
+
+def _with_ids_kept(pool: Pool, before: Pool) -> Pool:
+    """Members with an address and port that were there before are the same ones."""
+    had = {(member.address, member.port): member for member in before.members}
+
+    def kept(member: Member) -> Member:
+        same = had.get((member.address, member.port))
+        if same is None:
+            return member
+        return same if vars(same) == {**vars(member), "id": same.id} else replace(member, id=same.id)
+
+    return replace(pool, members=tuple(map(kept, pool.members)))
 
 
 class _Reader:
@@ -83,23 +105,50 @@ class _Reader:
     that could not be made for it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, have: Configuration, document: Mapping[str, Any], prune: bool) -> None:
         self.problems: list[str] = []
         self.unreadable: set[str] = set()
+        self._have = have
+        self._prune = prune
+        self._ids = {section: self._names(section, document.get(section, {})) for section in WRITTEN}
 
-    def section(self, kind: type, raw: object, where: str, defaults: dict[str, Any]) -> dict[str, Any]:
-        """The readable objects of a section like [pools], by name."""
+    def _names(self, section: str, written: object) -> dict[str, str]:
+        """The ids that names of a section stand for: what is there already keeps its own."""
+        there: Mapping[str, Any] = getattr(self._have, section)
+        had = {one.name: number for number, one in there.items() if one.name}
+        counts = Counter(one.name for one in there.values())
+        names = {} if self._prune else dict(had)
+        for name in written if isinstance(written, dict) else ():
+            if counts[name] > 1:
+                what = f"{counts[name]} of {section} are called so (rename all but one)"
+                self.problems.append(f"{place(section, name)}: {what}")
+            if not name:
+                self.problems.append(f"{section}: a name is empty (write one)")
+            names[name] = had.get(name) or str(uuid4())
+        return names
+
+    def section(self, section: str, raw: object, defaults: dict[str, Any]) -> dict[str, Any]:
+        """What `have` becomes with the readable objects of a section like [pools], by id."""
+        there: Mapping[str, Any] = getattr(self._have, section)
         if not isinstance(raw, dict):
-            self.expected("a table of tables", raw, where)
-            self.unreadable.add(where)
+            self.expected("a table of tables", raw, section)
+            self.unreadable.add(section)
             return {}
-        made = {
-            name: self.table(kind, table, place(where, name), {"name": name, **defaults}) for name, table in raw.items()
-        }
-        return {name: thing for name, thing in made.items() if thing is not None}
+        made = dict[str, Any]()
+        for name, table in raw.items():
+            number = self._ids[section][name]
+            before = there.get(number)
+            given = {"id": number, "name": name, **defaults}
+            if isinstance(before, Pool) and not self._prune:
+                given["members"] = before.members
+            one = self.table(SECTIONS[section], table, place(section, name), given)
+            if one is not None:
+                made[number] = _with_ids_kept(one, before) if isinstance(before, Pool) else one
+        wanted = made if self._prune else {**there, **made}
+        return {number: wanted[number] for number in {**there, **wanted} if number in wanted}  # all keep their places
 
     def table(self, kind: Any, raw: object, where: str, given: dict[str, Any] | None = None) -> Any:
-        """An object of the dataclass `kind`; `given` are values for what is not written. `name` never is."""
+        """An object of the dataclass `kind`; `given` are values for what is not written. Name and id never are."""
         made = self._made(kind, raw, where, given or {})
         if made is None:
             self.unreadable.add(where)
@@ -115,17 +164,27 @@ class _Reader:
         hints = _hints(kind)
         self.refuse_unknown(raw, hints, where)
         read = {key: self.value(hints[key], raw[key], f"{where}.{key}") for key in hints if key in raw}
+        for key, reference in references(kind).items() if issubclass(kind, Resource) else ():
+            if read.get(key) is not None:
+                read[key] = self._id(reference.section, read[key], f"{where}.{key}")
         missing = _required(kind) - read.keys() - given.keys()
         for key in sorted(missing):
             self.problems.append(f"{where}.{key}: is missing (write {_expected(hints[key])})")
         if missing or None in read.values():
-            self.problems += [f"{where}.{problem}" for problem in kind.wrong(read)]
+            self.problems += [below(where, problem) for problem in kind.wrong(read)]
             return None
         try:
             return kind(**given | read)
         except ConfigurationError as error:
-            self.problems += [f"{where}.{problem}" for problem in error.problems]
+            self.problems += [below(where, problem) for problem in error.problems]
             return None
+
+    def _id(self, section: str, name: str, where: str) -> str | None:
+        """What a name stands for."""
+        known = self._ids[section]
+        if name not in known and section not in self.unreadable:
+            self.problems.append(f"{where}: {name!r} is not one of {section} ({suggestion(name, known)})")
+        return known.get(name)
 
     def value(self, hint: Any, raw: object, where: str) -> Any:
         """A field of the type `hint`."""
@@ -169,14 +228,17 @@ class _Reader:
 
 @cache
 def _hints(kind: Any) -> dict[str, Any]:
-    """The keys a table of `kind` may have, and their types; the name is the table's own key."""
+    """The keys a table of `kind` may have, and their types; the name is the table's own key, but of a member."""
     hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in fields(kind) if field.name != "name"}
+    never = ("id",) if kind is Member else ("id", "name")
+    return {field.name: hints[field.name] for field in fields(kind) if field.name not in never}
 
 
 @cache
 def _required(kind: Any) -> frozenset[str]:
-    return frozenset(field.name for field in fields(kind) if field.default is MISSING)
+    return frozenset(
+        field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING
+    )
 
 
 def _without_none(hint: Any) -> Any:

@@ -1,202 +1,257 @@
-"""The one loop: configuration, netlink events, the clock and signals in; plans carried out and sweeps run out.
+"""The process: one loop for requests, netlink events, the clock and signals; one thread that changes the gateway.
 
-The data plane outlives it: maps and programs are pinned, and a fresh daemon takes over what is there.
+Requests are served on a Unix socket in the run directory, to root and, where there is such a group, `ipbackend`.
 """
 
+import asyncio
 import contextlib
 import fcntl
+import grp
 import logging
 import os
-import secrets
-import selectors
+import pwd
+import resource
 import signal
 import socket
+import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
-from ipbackend import config
-from ipbackend.abi import SweepMode
-from ipbackend.datapath import syscall
-from ipbackend.datapath.loader import ENTRY, Program, pinned_program, unpin
-from ipbackend.datapath.maps import Maps
-from ipbackend.datapath.tables import Tables
-from ipbackend.errors import DatapathError, IpbackendError
-from ipbackend.model import check_transition
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ipbackend.api.app import create_app
+from ipbackend.changes import Change
+from ipbackend.client import SOCKET
+from ipbackend.configuration import Configuration
+from ipbackend.control import Control
+from ipbackend.edits import Edit
+from ipbackend.errors import DatapathError
+from ipbackend.forwarding import unload as unload_forwarding
+from ipbackend.model import EndpointKey
 from ipbackend.network import Network
-from ipbackend.probe import expired, probes
-from ipbackend.reconcile import Reconciler
+from ipbackend.preparation import Finding
+from ipbackend.store import LINK, Revision, Stamp
+from ipbackend.view import View
 
 log = logging.getLogger(__name__)
 
+GROUP = "ipbackend"  # may use it, beside root
 TICK = 1.0  # seconds between sweeps
 REFRESH = 5.0  # seconds after which everything is compared with the kernel, events or none
+SHARE = 9  # a sweep or a look at the kernel is followed by a pause of so many times what it took
 SETTLE = 0.2  # seconds that netlink events are gathered
-PROBES = 1000  # expired connections of an endpoint whose ends are told at once; others learn it when they speak
-RESOLVE = 3.0  # seconds that the start waits for next hops: the kernel gives up on one after that time
+GOODBYE = 5  # seconds that requests under way have when the daemon stops
+Result = TypeVar("Result")
 
 
-class Daemon:
-    """One gateway: takes over or sets up its data plane, then keeps it as the configuration file says."""
+class Service:
+    """What the API asks of the daemon: looks are immediate, changes wait for their turn on the one thread."""
 
-    def __init__(self, path: Path, run_directory: Path) -> None:
-        self._path = path
-        self._run_directory = run_directory
-        self._configuration = config.load(path)
-        self._due = {"reconcile": 0.0, "sweep": 0.0}
+    def __init__(self, control: Control, thread: ThreadPoolExecutor) -> None:
+        self._control = control
+        self._thread = thread
 
-    def run(self) -> None:
-        """Until SIGTERM or SIGINT; SIGHUP reads the file again. Leaves the data plane forwarding."""
-        with _lock(self._run_directory), contextlib.ExitStack() as opened:
-            wakeup = opened.enter_context(_signals())
-            self._network = opened.enter_context(contextlib.closing(Network()))
-            self._start(opened)
-            _notify("READY=1")
-            self._loop(wakeup)
-            _notify("STOPPING=1")
-            log.info("stopped; the data plane goes on (`ipbackend unload` ends it)")
+    @property
+    def configuration(self) -> Configuration:
+        """What is in force."""
+        return self._control.configuration
 
-    def _start(self, opened: contextlib.ExitStack) -> None:
-        gateway = self._configuration.gateway
-        earlier = pinned_program(self._run_directory, ENTRY)
-        started = time.monotonic()
-        program = opened.enter_context(contextlib.closing(Program(self._run_directory, gateway.max_connections)))
-        maps = opened.enter_context(Maps(self._run_directory))
-        log.info("data plane loaded in %.1f s, %s", time.monotonic() - started, "taken over" if earlier else "fresh")
-        self._settle(maps)
-        program.set_clock(maps)
-        self._maps, self._tables = maps, Tables(maps, program.sweep)
-        self._tables.drop_unused_pools()
-        self._reconciler = Reconciler(self._network, self._tables)
-        self._reconciler.check(self._configuration)
-        self._reconciler.plan(self._configuration)
-        program.join(maps)
-        self._attach(program, earlier)
-        program.pin()
-        if earlier is not None:
-            os.close(earlier)
-        self._find_next_hops()
-        self._reconciler.apply(self._configuration)
-        self._keep_copy()
+    @property
+    def stamps(self) -> Mapping[str, Stamp]:
+        """When each resource was made and last changed, by id."""
+        return self._control.stamps
 
-    def _settle(self, maps: Maps) -> None:
-        """The settings of a fresh data plane; one that is taken over keeps its secret, its connections hang on it."""
-        settings = maps["gateway"].memory()[0]
-        if not any(settings.hash_key):
-            settings.hash_key = tuple(secrets.randbits(64) | 1 for _ in settings.hash_key)
-        settings.fingerprint = maps.fingerprint
-        settings.snat_shift = len(self._configuration.gateway.snat_addresses).bit_length() - 1
+    @property
+    def revision(self) -> int:
+        """The number of the last change."""
+        return self._control.revision
 
-    def _find_next_hops(self) -> None:
-        """Before the first packet: give the kernel the time it takes to find them, or to give up."""
-        end = time.monotonic() + RESOLVE
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._network.fileno(), selectors.EVENT_READ)
-            while (missing := self._reconciler.unresolved(self._configuration)) and time.monotonic() < end:
-                selector.select(end - time.monotonic())
-                self._network.changed()
-        for address in missing:
-            log.warning("next hop %s does not answer: its members get no connections until it does", address)
+    @property
+    def problem(self) -> str:
+        """Why not everything is as wanted, or nothing."""
+        return self._control.problem
 
-    def _attach(self, program: Program, earlier: int | None) -> None:
-        links = self._network.interfaces()
-        earlier_id = syscall.program_id(earlier) if earlier is not None else None
-        for link in links.values():
-            present = self._network.attached(link.index)
-            ours = earlier if present and present.program_id == earlier_id else None
-            if link.name in self._configuration.gateway.interfaces:
-                mode = self._network.attach(link, program.entry, self._configuration.gateway.attach_mode, ours)
-                log.info("%s: XDP %s, %s mode", link.name, "attached" if ours is None else "replaced", mode)
-            elif ours is not None:
-                self._network.detach(link, ours)
-                log.info("%s: XDP detached", link.name)
+    @property
+    def drift(self) -> list[str]:
+        """What others changed, as the last look at the kernel found it."""
+        return self._control.drift
 
-    def _keep_copy(self) -> None:
-        """What is in force, for everyone who looks: whole or not at all."""
-        temporary = self._run_directory / f"{config.RUNNING}.tmp"
-        temporary.write_bytes(self._path.read_bytes())
-        temporary.rename(self._run_directory / config.RUNNING)
+    @property
+    def forwarding(self) -> bool:
+        """Whether there is a data plane."""
+        return self._control.forwarding
 
-    def _loop(self, wakeup: socket.socket) -> None:
-        with selectors.DefaultSelector() as selector:
-            selector.register(wakeup, selectors.EVENT_READ)
-            selector.register(self._network.fileno(), selectors.EVENT_READ)
-            now = time.monotonic()
-            self._due = {"reconcile": now + REFRESH, "sweep": now}
-            while True:
-                ready = {key.fileobj for key, _ in selector.select(max(0, min(self._due.values()) - time.monotonic()))}
-                if wakeup in ready:
-                    received = set(wakeup.recv(64))
-                    if received & {signal.SIGTERM, signal.SIGINT}:
-                        return
-                    if signal.SIGHUP in received:
-                        self._reload()
-                now = time.monotonic()
-                if ready - {wakeup} and self._network.changed():
-                    self._due["reconcile"] = min(self._due["reconcile"], now + SETTLE)
-                if now >= self._due["sweep"]:
-                    self._sweep()
-                    self._due["sweep"] = now + TICK
-                if now >= self._due["reconcile"]:
-                    self._reconcile()
-                    self._due["reconcile"] = time.monotonic() + REFRESH
+    async def look(self, read: Callable[[View], Result]) -> Result:
+        """What `read` finds, on a thread of its own: it may take long, and changes nothing."""
 
-    def _reload(self) -> None:
-        """The file again; where it is refused, or cannot be applied, what is in force stays."""
+        def looked() -> Result:
+            with self._control.looking() as view:
+                return read(view)
+
+        return await asyncio.to_thread(looked)
+
+    async def change(self, author: str, edit: Edit, what: str = "", dry_run: bool = False) -> list[Change]:
+        """As `Control.change`."""
+        return await self._in_turn(lambda: self._control.change(author, edit, what, dry_run))
+
+    async def roll_back(self, author: str, number: int) -> list[Change]:
+        """As `Control.roll_back`."""
+        return await self._in_turn(lambda: self._control.roll_back(author, number))
+
+    async def history(self, limit: int) -> list[Revision]:
+        """As `Control.history`."""
+        return await self._in_turn(lambda: self._control.history(limit))
+
+    async def changes(self, number: int) -> list[Change]:
+        """As `Control.changes`."""
+        return await self._in_turn(lambda: self._control.changes(number))
+
+    async def examine(self, key: EndpointKey) -> list[Finding]:
+        """As `Control.examine`."""
+        return await self._in_turn(lambda: self._control.examine(key))
+
+    async def examine_network(self, number: str) -> list[Finding]:
+        """As `Control.examine_network`."""
+        return await self._in_turn(lambda: self._control.examine_network(number))
+
+    async def _in_turn(self, work: Callable[[], Result]) -> Result:
+        """A client that goes away does not stop what it began."""
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work))
+
+
+class Protocol(H11Protocol):
+    """HTTP on a Unix socket: `request.client` is the user at the other end, by name, and its process id."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The kernel tells who connected (unix(7), SO_PEERCRED)."""
+        super().connection_made(transport)
+        peer: socket.socket = transport.get_extra_info("socket")
+        pid, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         try:
-            want = config.load(self._path)
-            check_transition(self._configuration, want)
-            self._reconciler.apply(want)
-        except IpbackendError as error:
-            log.error("%s refused, nothing changed:\n%s", self._path, error)
-            self._reconcile()
-            return
-        self._configuration = want
-        self._keep_copy()
-        log.info("%s reloaded", self._path)
+            name = pwd.getpwuid(uid).pw_name
+        except KeyError:
+            name = f"uid {uid}"
+        self.client = (name, pid)
 
-    def _reconcile(self) -> None:
+
+class Server(uvicorn.Server):
+    """One that says when it serves, and leaves signals to the daemon."""
+
+    def __init__(self, settings: uvicorn.Config) -> None:
+        super().__init__(settings)
+        self.serving = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve."""
+        await super().startup(sockets)
+        self.serving.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+def run(run_directory: Path, store: Path, observe: bool = False) -> None:
+    """Until SIGTERM or SIGINT. Leaves the data plane forwarding."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with _lock(run_directory):
+        asyncio.run(_serve(run_directory, store, observe))
+
+
+async def _serve(run_directory: Path, store: Path, observe: bool) -> None:
+    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+    with ThreadPoolExecutor(1, "gateway") as thread, _listening(run_directory / SOCKET) as listening:
+        control = await loop.run_in_executor(thread, Control, store, run_directory, observe)
         try:
-            self._reconciler.apply(self._configuration)
-        except IpbackendError as error:
-            log.error("not everything is as configured: %s", error)
+            await loop.run_in_executor(thread, control.start)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, stopped.set)
+            server = Server(
+                uvicorn.Config(
+                    create_app(Service(control, thread)),
+                    http=Protocol,
+                    lifespan="off",
+                    log_config=None,
+                    access_log=False,
+                    timeout_graceful_shutdown=GOODBYE,
+                )
+            )
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(server.serve(sockets=[listening]))
+                keeping = tasks.create_task(_keep(control, thread))
+                await server.serving.wait()
+                _notify("READY=1")
+                await stopped.wait()
+                _notify("STOPPING=1")
+                server.should_exit = True
+                keeping.cancel()
+        finally:
+            await loop.run_in_executor(thread, control.close)
+    log.info("stopped; the data plane goes on (`ipbackend unload` ends it)")
 
-    def _sweep(self) -> None:
-        """What has been silent for too long ends; both ends of it are made to speak, and so learn it."""
-        entries = self._reconciler.entries
-        for number, endpoint in entries.endpoints.items():
-            started = self._maps.clock.now()
-            ended, _ = self._tables.sweep(number, SweepMode.EXPIRED)
-            if not ended:
-                continue
-            connections = self._maps.of_endpoint("conntrack", number)
-            for slot in expired(connections, started - 1)[:PROBES]:
-                for probe in probes(connections[slot], slot, endpoint, entries.next_hops[endpoint.next_hop]):
-                    self._network.send(probe.interface, probe.frame)
+
+async def _keep(control: Control, thread: ThreadPoolExecutor) -> None:
+    """Sweep with every tick; look at the kernel when it reports something, and every few seconds at the latest."""
+    loop, reported = asyncio.get_running_loop(), asyncio.Event()
+    due = {"sweep": loop.time(), "refresh": loop.time() + REFRESH}
+    rested = dict(due)  # not before that, whatever is reported
+
+    def events() -> None:
+        if control.network.changed():
+            reported.set()
+
+    loop.add_reader(control.network.fileno(), events)
+    try:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(reported.wait(), max(0.0, min(due.values()) - loop.time()))
+            if reported.is_set():
+                reported.clear()
+                due["refresh"] = min(due["refresh"], max(loop.time() + SETTLE, rested["refresh"]))
+            for name, work, pause in (("sweep", control.sweep, TICK), ("refresh", control.refresh, REFRESH)):
+                if loop.time() >= due[name]:
+                    took = await loop.run_in_executor(thread, _timed, work)
+                    rested[name] = loop.time() + SHARE * took
+                    due[name] = max(loop.time() + pause, rested[name])
+    finally:
+        loop.remove_reader(control.network.fileno())
+
+
+def _timed(work: Callable[[], None]) -> float:
+    """Seconds that it took, its wait for the thread not counted."""
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
 
 
 def unload(run_directory: Path) -> list[str]:
     """Take program, addresses, routes and maps away; returns what was done, a line each."""
-    done = []
     with _lock(run_directory), contextlib.closing(Network()) as network:
-        links = {link.index: link for link in network.interfaces().values()}
-        program = pinned_program(run_directory, ENTRY)
-        if program is not None:
-            for link in links.values():
-                present = network.attached(link.index)
-                if present and present.program_id == syscall.program_id(program):
-                    network.detach(link, program)
-                    done.append(f"{link.name}: XDP detached")
-            os.close(program)
-        done += [
-            f"{links[one.interface].name}: address {one.address} removed"
-            for one in network.addresses()
-            if one.ours and network.remove_address(one.address, links[one.interface])
-        ]
-        done += [f"route {route.cidr} removed" for route in network.routes() if network.remove_route(route)]
-        done += [f"map {name} removed" for name in unpin(run_directory)]
-        (run_directory / config.RUNNING).unlink(missing_ok=True)
+        done = unload_forwarding(run_directory, network)
+        (run_directory / LINK).unlink(missing_ok=True)
     return done
+
+
+@contextlib.contextmanager
+def _listening(path: Path) -> Iterator[socket.socket]:
+    """The socket that requests come by: for root and the group, where there is one."""
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        before = os.umask(0o117)
+        try:
+            listening.bind(str(path))
+        finally:
+            os.umask(before)
+        with contextlib.suppress(KeyError):
+            os.chown(path, -1, grp.getgrnam(GROUP).gr_gid)
+        yield listening
+    path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -213,24 +268,6 @@ def _lock(run_directory: Path) -> Iterator[None]:
         except BlockingIOError:
             raise DatapathError(f"{run_directory}: another ipbackend is running here (stop it first)") from None
         yield
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[socket.socket]:
-    """A socket that gets a byte for each signal, so that one select waits for everything."""
-    reader, writer = socket.socketpair()
-    writer.setblocking(False)
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    handlers = {number: signal.signal(number, lambda *_: None) for number in numbers}
-    before = signal.set_wakeup_fd(writer.fileno())
-    try:
-        yield reader
-    finally:
-        signal.set_wakeup_fd(before)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        reader.close()
-        writer.close()
 
 
 def _notify(state: str) -> None:

@@ -110,6 +110,15 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
+class Way:
+    """How the kernel would send to an address: through a router or on the link, by an interface (its index)."""
+
+    next_hop: IPv4Address | None
+    interface: int
+    source: IPv4Address | None
+
+
+@dataclass(frozen=True)
 class Attachment:
     """The XDP program on an interface and the mode it runs in."""
 
@@ -224,20 +233,32 @@ class Network:
         A route of somebody else for the CIDR stays what it is: with the same next hop it serves, with another
         NetworkError says so.
         """
-        verb = "add"
-        for message in self._dump("route", family=socket.AF_INET, table=MAIN_TABLE):
-            if _cidr(message) != route.cidr:
-                continue
-            if _route(message) == route:
-                return False
-            if message["proto"] != ROUTE_PROTOCOL:
-                raise NetworkError(_foreign_route(route, message))
-            verb = "change"
+        there = self._routes_to(route.cidr)
+        if not self._lacks(route, there):
+            return False
+        verb = "change" if there else "add"
         with _asking(
             f"route to {route.cidr} via {route.next_hop}",
             f"the next hop must be a neighbour on interface {route.interface}, which must be up",
         ):
             self._netlink.route(verb, **_route_request(route))
+        return True
+
+    def lacks(self, route: Route) -> bool:
+        """Whether add_route would do anything; NetworkError where it would refuse."""
+        return self._lacks(route, self._routes_to(route.cidr))
+
+    def _routes_to(self, cidr: IPv4Network) -> list[Any]:
+        messages = self._dump("route", family=socket.AF_INET, table=MAIN_TABLE)
+        return [message for message in messages if _cidr(message) == cidr]
+
+    @staticmethod
+    def _lacks(route: Route, there: list[Any]) -> bool:
+        for message in there:
+            if _route(message) == route:
+                return False
+            if message["proto"] != ROUTE_PROTOCOL:
+                raise NetworkError(_foreign_route(route, message))
         return True
 
     def remove_route(self, route: Route) -> bool:
@@ -288,6 +309,22 @@ class Network:
             metrics = message.get_attr("RTA_METRICS")
             mtu = metrics.get_attr("RTAX_MTU") if metrics is not None else None
             return int(mtu) if mtu else _interface(self._link(message.get_attr("RTA_OIF"))).mtu
+
+    def way_to(self, address: IPv4Address) -> Way:
+        """The kernel's own way to an address; the data plane goes by the next hop that it is told."""
+        with _asking(f"route to {address}", "there must be one, see `ip route`"):
+            (message,) = self._netlink.route("get", dst=str(address))
+        next_hop, source = message.get_attr("RTA_GATEWAY"), message.get_attr("RTA_PREFSRC")
+        return Way(
+            IPv4Address(next_hop) if next_hop else None,
+            message.get_attr("RTA_OIF"),
+            IPv4Address(source) if source else None,
+        )
+
+    def received(self) -> dict[str, int]:
+        """How many packets each interface has taken in."""
+        links = self._dump("link")
+        return {link.get_attr("IFLA_IFNAME"): link.get_attr("IFLA_STATS64")["rx_packets"] for link in links}
 
     def attached(self, interface: int) -> Attachment | None:
         """The XDP program on an interface (its index)."""

@@ -1,6 +1,6 @@
 """What every map should hold, and what to change to get there. No I/O: it knows neither maps nor netlink.
 
-`plan` keeps the ids of what is there already, so that a restart or a reload changes nothing that is right.
+`plan` keeps the ids of what is there already, so that a restart or a change changes nothing that is right.
 `diff` orders the changes so that no packet meets a half-made state: what is pointed at first, the pointer
 last; the reverse to remove.
 """
@@ -12,12 +12,14 @@ from ipaddress import IPv4Address
 from typing import Any, NamedTuple, TypeVar
 
 from ipbackend.abi import Role
+from ipbackend.configuration import Configuration
 from ipbackend.errors import ConfigurationError
-from ipbackend.model import Configuration, EndpointKey, Protocol
+from ipbackend.model import EndpointKey, Gateway, Protocol
 from ipbackend.schedule import weighted_round_robin
 from ipbackend.sizing import FIRST_SLOT, half_open_limit, slots_for
 
 Key = TypeVar("Key", bound=Hashable)
+NO_POOL = 0  # what a listener without a pool points to: there never is such a pool
 
 
 class ListenerKey(NamedTuple):
@@ -94,6 +96,7 @@ class Entries:
     listeners: Mapping[ListenerKey, Listener] = field(default_factory=dict)
     pools: Mapping[int, Pool] = field(default_factory=dict)
     endpoints: Mapping[int, Endpoint] = field(default_factory=dict)
+    endpoint_ids: Mapping[EndpointKey, int] = field(default_factory=dict)
     next_hops: Mapping[int, NextHop] = field(default_factory=dict)
     links: Mapping[int, int] = field(default_factory=dict)  # interface index -> MTU
 
@@ -116,6 +119,13 @@ class Step(NamedTuple):
     value: Any = None
 
 
+def gateway_of(configuration: Configuration) -> Gateway:
+    """The gateway of a configuration that has one: without, nothing is planned."""
+    if configuration.gateway is None:
+        raise LookupError("there is no gateway yet")
+    return configuration.gateway
+
+
 def hop_of(configuration: Configuration, member: IPv4Address) -> HopKey:
     """The neighbour that packets to this member are handed to."""
     network = configuration.network_of(member)
@@ -124,7 +134,7 @@ def hop_of(configuration: Configuration, member: IPv4Address) -> HopKey:
 
 def hops(configuration: Configuration) -> set[HopKey]:
     """All neighbours that must be known for the members to be reached."""
-    return {hop_of(configuration, key.address) for key in configuration.endpoints()}
+    return {hop_of(configuration, key.address) for key in configuration.endpoints}
 
 
 def plan(
@@ -140,21 +150,22 @@ def plan(
     endpoints = _endpoints(configuration, ways, next_hop_ids, have, slots)
     endpoint_ids = {endpoint.key: number for number, endpoint in endpoints.items()}
     listener_keys = {
-        name: ListenerKey(configuration.load_balancers[listener.load_balancer].vip, listener.port, listener.protocol)
-        for name, listener in configuration.listeners.items()
+        one.id: ListenerKey(configuration.load_balancers[one.load_balancer].vip, one.port, one.protocol)
+        for one in configuration.listeners.values()
     }
     pool_ids = _pool_ids(configuration, listener_keys, have)
     listener_ids = _ids(set(listener_keys.values()), {key: one.id for key, one in have.listeners.items()})
     return Entries(
         addresses={lb.vip: Address(Role.VIP) for lb in configuration.load_balancers.values()}
-        | {snat: Address(Role.SNAT, index) for index, snat in enumerate(configuration.gateway.snat_addresses)},
+        | {snat: Address(Role.SNAT, index) for index, snat in enumerate(gateway_of(configuration).snat_addresses)},
         listeners={
-            key: Listener(listener_ids[key], pool_ids[listener.pool], listener.idle_timeout)
-            for name, listener in configuration.listeners.items()
-            for key in [listener_keys[name]]
+            key: Listener(listener_ids[key], pool_ids[one.pool] if one.pool else NO_POOL, one.idle_timeout)
+            for one in configuration.listeners.values()
+            for key in [listener_keys[one.id]]
         },
-        pools={number: _pool(configuration, name, endpoint_ids) for name, number in pool_ids.items()},
+        pools={number: _pool(configuration, pool, endpoint_ids) for pool, number in pool_ids.items()},
         endpoints=endpoints,
+        endpoint_ids=endpoint_ids,
         next_hops=next_hops,
         links=links,
     )
@@ -167,8 +178,8 @@ def _endpoints(
     have: Entries,
     room: int,
 ) -> dict[int, Endpoint]:
-    wanted = configuration.endpoints()
-    snat = configuration.gateway.snat_addresses
+    wanted, gateway = configuration.endpoints, gateway_of(configuration)
+    snat = gateway.snat_addresses
     ids = _ids(set(wanted), {endpoint.key: number for number, endpoint in have.endpoints.items()})
     gaps = _gaps(have, room)
     endpoints, problems = {}, []
@@ -179,7 +190,8 @@ def _endpoints(
         if made and slots > made.slots:
             problems.append(
                 f"{key.address}:{key.port}/{key.protocol}: max_connections {member.max_connections} is more than its "
-                f"table of {made.slots} slots carries (lower it, or take the member out, reload, and put it back)"
+                f"table of {made.slots} slots carries (lower it, or remove the member and add it anew: its connections "
+                "end)"
             )
         first = made.first if made else _take(gaps, slots)
         if first is None:
@@ -194,7 +206,7 @@ def _endpoints(
             made.slots if made else slots,
             snat,
             member.max_connections if way.resolved else 0,
-            half_open_limit(member.max_connections, configuration.gateway.half_open_percent),
+            half_open_limit(member.max_connections, gateway.half_open_percent),
         )
     if problems:
         raise ConfigurationError(*problems)
@@ -219,8 +231,8 @@ def _take(gaps: list[tuple[int, int]], slots: int) -> int | None:
     return None
 
 
-def _pool(configuration: Configuration, name: str, endpoint_ids: Mapping[EndpointKey, int]) -> Pool:
-    pool = configuration.pools[name]
+def _pool(configuration: Configuration, number: str, endpoint_ids: Mapping[EndpointKey, int]) -> Pool:
+    pool = configuration.pools[number]
     chosen = [member for member in pool.members if member.weight]
     if not chosen:
         return Pool()
@@ -235,13 +247,13 @@ def _hop_ids(have: Entries) -> dict[tuple[int, IPv4Address], int]:
 
 
 def _pool_ids(configuration: Configuration, listener_keys: Mapping[str, ListenerKey], have: Entries) -> dict[str, int]:
-    """The kernel knows no pools' names: a pool keeps the id that one of its listeners points to."""
+    """The kernel knows pools by numbers of its own: a pool keeps the one that one of its listeners points to."""
     known: dict[str, int] = {}
-    for name, listener in configuration.listeners.items():
-        there = have.listeners.get(listener_keys[name])
-        if there and there.pool not in known.values():
+    for listener in configuration.listeners.values():
+        there = have.listeners.get(listener_keys[listener.id])
+        if listener.pool and there and there.pool not in (NO_POOL, *known.values()):
             known.setdefault(listener.pool, there.pool)
-    used = {listener.pool for listener in configuration.listeners.values()}
+    used = {listener.pool for listener in configuration.listeners.values() if listener.pool}
     return _ids(used, known, taken=have.pools)
 
 
@@ -266,6 +278,7 @@ def diff(have: Entries, want: Entries) -> list[Step]:
         *_sets("links", have.links, want.links),
         *_sets("next_hops", have.next_hops, want.next_hops),
         *_sets("endpoints", have.endpoints, want.endpoints),
+        *_sets("endpoint_ids", have.endpoint_ids, want.endpoint_ids),
         *_sets("pools", have.pools, want.pools),
         *_sets("addresses", have.addresses, want.addresses),
         *_sets("listeners", have.listeners, want.listeners),
@@ -279,14 +292,14 @@ def diff(have: Entries, want: Entries) -> list[Step]:
     closed = [
         Step(Action.SET, "endpoints", number, replace(have.endpoints[number], ceiling=0)) for number in sorted(gone)
     ]
-    ends = [Step(Action.END, step.table, step.key, step.value) for step in removals if step.table == "listeners"] + [
-        Step(Action.END, "endpoints", number, have.endpoints[number]) for number in sorted(gone)
-    ]
+    ends = [Step(Action.END, "endpoints", number, have.endpoints[number]) for number in sorted(gone)]
+    ends += [Step(Action.END, step.table, step.key, step.value) for step in removals if step.table == "listeners"]
     steps += removals + closed
     if ends:
         steps += [Step(Action.WAIT, "pools", 0), *ends]
     return [
         *steps,
+        *_deletes("endpoint_ids", have.endpoint_ids, want.endpoint_ids),
         *_deletes("endpoints", have.endpoints, want.endpoints),
         *([Step(Action.WAIT, "pools", 0)] if gone else []),
         *_deletes("next_hops", have.next_hops, want.next_hops),

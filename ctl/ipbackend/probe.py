@@ -15,7 +15,8 @@ from ipbackend.plan import Endpoint, NextHop
 from ipbackend.sizing import FIRST_SNAT_PORT
 
 _FAR = 1 << 30  # outside any window
-_ACK = 0x10
+_WINDOW = 0
+SYN, RST, ACK = 0x02, 0x04, 0x10
 _TTL = 64
 
 
@@ -45,14 +46,14 @@ def probes(connection: Any, slot: int, endpoint: Endpoint, next_hop: NextHop) ->
     link = bytes(connection.client_mac) + bytes(connection.gateway_mac) + _tag(connection.client_vlan)
     yield Probe(
         connection.client_interface,
-        _frame(link, vip, client, ports, connection.member_sequence - _FAR, connection.client_sequence),
+        tcp_frame(link, vip, client, ports, connection.member_sequence - _FAR, connection.client_sequence),
     )
     snat, port = endpoint.snat[slot % len(endpoint.snat)], FIRST_SNAT_PORT + slot // len(endpoint.snat)
     ports = struct.pack("!2H", port, endpoint.key.port)
     link = next_hop.destination + next_hop.source + _tag(next_hop.vlan)
     yield Probe(
         next_hop.interface,
-        _frame(link, snat.packed, member, ports, connection.client_sequence - _FAR, connection.member_sequence),
+        tcp_frame(link, snat.packed, member, ports, connection.client_sequence - _FAR, connection.member_sequence),
     )
 
 
@@ -60,9 +61,21 @@ def _tag(vlan: int) -> bytes:
     return struct.pack("!HH", 0x8100, vlan) if vlan else b""
 
 
-def _frame(link: bytes, source: bytes, destination: bytes, ports: bytes, sequence: int, acknowledgement: int) -> bytes:
-    numbers = struct.pack("!2I", sequence & 0xFFFF_FFFF, acknowledgement)
-    tcp = ports + numbers + struct.pack("!BBHHH", 5 << 4, _ACK, 0, 0, 0)
+def tcp_frame(
+    link: bytes,
+    source: bytes,
+    destination: bytes,
+    ports: bytes,
+    sequence: int,
+    acknowledgement: int,
+    flags: int = ACK,
+    options: bytes = b"",
+    payload: bytes = b"",
+) -> bytes:
+    """An Ethernet frame with one segment, not to be fragmented; `link` are both MACs, `options` whole words."""
+    numbers = struct.pack("!2I", sequence & 0xFFFF_FFFF, acknowledgement & 0xFFFF_FFFF)
+    offset = 5 + len(options) // 4
+    tcp = ports + numbers + struct.pack("!BBHHH", offset << 4, flags, _WINDOW, 0, 0) + options + payload
     check = _checksum(source + destination + struct.pack("!2H", 6, len(tcp)) + tcp)
     tcp = tcp[:16] + check + tcp[18:]
     ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(tcp), 0, 0x4000, _TTL, 6, 0, source, destination)
@@ -70,7 +83,8 @@ def _frame(link: bytes, source: bytes, destination: bytes, ports: bytes, sequenc
 
 
 def _checksum(data: bytes) -> bytes:
-    """The Internet checksum (RFC 1071) of an even number of bytes."""
+    """The Internet checksum (RFC 1071)."""
+    data += bytes(len(data) % 2)
     total = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)

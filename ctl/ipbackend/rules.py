@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from itertools import chain, combinations
 from typing import Any, ClassVar, get_type_hints
@@ -25,10 +26,20 @@ def within(low: int, high: int) -> Rule:
     return rule
 
 
-def is_name(value: str) -> Iterator[str]:
-    """What a thing may be called."""
-    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,63}", value):
-        yield f"{value!r} is not a name (write 1 to 63 of A-Z a-z 0-9 _ . -)"
+def at_most(length: int) -> Rule:
+    """A text of so many characters or fewer."""
+
+    def rule(value: str) -> Iterator[str]:
+        if len(value) > length:
+            yield f"{len(value)} characters are too many (write {length} or fewer)"
+
+    return rule
+
+
+def is_text(value: str) -> Iterator[str]:
+    """What a name or a description may be: anything that can be shown on one line."""
+    if not value.isprintable():
+        yield f"{value!r} holds characters that cannot be shown (write printable text on one line)"
 
 
 def is_interface(value: str) -> Iterator[str]:
@@ -81,14 +92,28 @@ def each(rule: Rule) -> Rule:
     return lambda values: chain.from_iterable(map(rule, values))
 
 
+def metadata(hint: Any) -> tuple[Any, ...]:
+    """What is hung on a type."""
+    found: tuple[Any, ...] = getattr(hint, "__metadata__", ())
+    return found
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Hung on a field: it holds the id of a resource of this section."""
+
+    section: str
+
+
 class Checked:
     """Is not made with a field that breaks a rule of its type, or with a `_conflict` between fields."""
 
+    hints: ClassVar[Mapping[str, Any]]  # the type of each field, with what is hung on it
     _rules: ClassVar[list[tuple[str, Rule]]]
 
     def __init_subclass__(cls) -> None:
-        hints = get_type_hints(cls, include_extras=True)
-        cls._rules = [(name, rule) for name, hint in hints.items() for rule in getattr(hint, "__metadata__", ())]
+        hints = cls.hints = get_type_hints(cls, include_extras=True)
+        cls._rules = [(name, rule) for name, hint in hints.items() for rule in metadata(hint) if callable(rule)]
 
     @classmethod
     def wrong(cls, values: Mapping[str, object]) -> list[str]:

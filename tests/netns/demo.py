@@ -23,6 +23,7 @@ WEB, INTRANET, RESOLVER = (SHOP_VIP, 80), (SECOND_VIP, 80), (SHOP_VIP, 53)
 FIFTY = CONFIGURATION.replace(
     f'"{MEMBERS["member-1"]}", port = 8080, weight = 3', f'"{MEMBERS["member-1"]}", port = 8080, max_connections = 50'
 )
+LAB_TOML = Path(__file__).parent / "lab.toml"
 LINE = "─" * 78
 
 
@@ -81,7 +82,7 @@ def show_two_vips(lab: Lab, gateway: Gateway) -> None:
 
 def show_ceiling(lab: Lab, gateway: Gateway) -> None:
     """A member with a ceiling of 50 holds 50 and not one more; the others take the rest."""
-    gateway.reload(FIFTY)
+    gateway.apply(FIFTY)
     with open_many(lab["client"], CLIENT, WEB, 300) as crowd:
         seen = members_of(crowd)
         say(f"    300 connections at once: {', '.join(f'{name} {count}' for name, count in sorted(seen.items()))}")
@@ -94,13 +95,13 @@ def show_refusal(lab: Lab, gateway: Gateway) -> None:
     """Where the whole pool is full, the 51st connection is refused at once, and the counter says so."""
     start, end = CONFIGURATION.index("[pools.web]"), CONFIGURATION.index("[pools.resolver]")
     alone = f'[pools.web]\nprotocol = "TCP"\nmembers = [{{ address = "{MEMBERS["member-2"]}", port = 8080, '
-    gateway.reload(CONFIGURATION[:start] + alone + "max_connections = 50 }]\n\n" + CONFIGURATION[end:])
+    gateway.apply(CONFIGURATION[:start] + alone + "max_connections = 50 }]\n\n" + CONFIGURATION[end:])
     with open_many(lab["client"], CLIENT, WEB, 51) as crowd:
         say(
             f"    51 connections to a pool that carries 50: {len(crowd.connected)} established, {crowd.refused} refused"
         )
         expect((len(crowd.connected), crowd.refused) == (50, 1), f"refusal: {len(crowd.connected)}, {crowd.refused}")
-    gateway.reload(CONFIGURATION)
+    gateway.apply(CONFIGURATION)
 
 
 def show_udp(lab: Lab, gateway: Gateway) -> None:
@@ -149,7 +150,7 @@ def look_around(lab: Lab, gateway: Gateway) -> None:
     say("\nThe other roles' namespaces:")
     for role, option in fds.items():
         say(f"  {role:16} {option}")
-    say(f"\nThe gateway's configuration is {gateway.path} (seen from inside); after an edit: kill -HUP {gateway.pid}")
+    say(f"\nTo change it, on the gateway: ipbackend apply -f FILE; it started with {LAB_TOML}")
     say("\nCtrl-C here ends the lab and leaves nothing behind.")
     signal.sigwait({signal.SIGINT, signal.SIGTERM})
 

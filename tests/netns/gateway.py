@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ipbackend.client import Client
 from tests.netns.lab import Lab
 
 CONFIGURATION = (Path(__file__).parent / "lab.toml").read_text()
@@ -21,19 +21,20 @@ COMMAND = (sys.executable, "-c", "from ipbackend.cli import main; main()")
 
 
 class Gateway:
-    """`ipbackend run` in the lab's gateway namespace, with a run directory of its own below /run."""
+    """`ipbackend run` in the lab's gateway namespace, with a run directory and a store of its own below /run."""
 
     def __init__(self, lab: Lab, configuration: str = CONFIGURATION, name: str = "gateway") -> None:
         self._lab = lab
         self.run_directory = Path("/run", name)
         self.run_directory.mkdir(parents=True, exist_ok=True)
-        self.path = self.run_directory / "wanted.toml"
-        self.path.write_text(configuration)
+        self.store = self.run_directory / "kept" / "store.db"
+        self._configuration = configuration
         self._log = self.run_directory / "log"
         self.process: subprocess.Popen[Any] | None = None
 
     def __enter__(self) -> Gateway:
         self.start()
+        self.apply(self._configuration)
         return self
 
     def __exit__(
@@ -42,14 +43,14 @@ class Gateway:
         self.stop()
         self.command("unload")
 
-    def start(self, deadline: float = 30.0) -> None:
+    def start(self, *options: str, deadline: float = 30.0) -> None:
         """Start the daemon and return when it tells that it is ready, as it tells systemd."""
         path = self.run_directory / "notify"
         path.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, self._log.open("ab") as log:
             ready.bind(str(path))
             environment = {**os.environ, "NOTIFY_SOCKET": str(path), "IPBACKEND_RUN_DIR": str(self.run_directory)}
-            command = (*COMMAND, "run", "--config", str(self.path))
+            command = (*COMMAND, "run", "--store", str(self.store), *options)
             self.process = self._lab["gateway"].popen(command, env=environment, stderr=log, stdin=subprocess.DEVNULL)
             end = time.monotonic() + deadline
             while time.monotonic() < end and self.process.poll() is None:
@@ -67,19 +68,16 @@ class Gateway:
         """All that the daemon has said so far."""
         return self._log.read_text()
 
-    def reload(self, configuration: str, deadline: float = 30.0) -> str:
-        """Have the daemon take another configuration; returns what it says of it, taken or refused."""
-        said = len(self.log())
-        self.path.write_text(configuration)
-        assert self.process is not None
-        self.process.send_signal(signal.SIGHUP)
-        end = time.monotonic() + deadline
-        while time.monotonic() < end:
-            answer = self.log()[said:]
-            if f"{self.path} re" in answer:  # reloaded or refused: the last it says, or the line before the reasons
-                return answer
-            time.sleep(0.002)
-        raise TimeoutError(f"the gateway did not say what became of the reload:\n{self.log()}")
+    def client(self) -> Client:
+        """A connection to the daemon, from outside its namespace: a Unix socket is a file."""
+        return Client(self.run_directory)
+
+    def apply(self, configuration: str) -> list[dict[str, Any]]:
+        """Have what is wanted be as this text says, and no more; returns the changes. ServiceError: refused."""
+        with self.client() as client:
+            body = {"apply": {"toml": configuration, "source": "lab.toml", "prune": True}}
+            changes: list[dict[str, Any]] = client.request("POST", "/ipbackend/apply", body)["apply"]["changes"]
+            return changes
 
     def stop(self) -> None:
         """End the daemon as systemd would; its data plane goes on."""
@@ -108,6 +106,22 @@ class Gateway:
         if check and done.returncode:
             raise RuntimeError(f"ipbackend {' '.join(arguments)}: status {done.returncode}\n{done.stdout}{done.stderr}")
         return done
+
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        """The same, begun and not waited for."""
+        environment = {**os.environ, "IPBACKEND_RUN_DIR": str(self.run_directory)}
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return self._lab["gateway"].popen((*COMMAND, *arguments), env=environment, text=True, **silent)
+
+    def audit(self) -> list[str]:
+        """Where its books do not balance, as the daemon finds it, or the command line where none runs."""
+        problems: list[str]
+        if self.process is None:
+            problems = self.json("audit")
+        else:
+            with self.client() as client:
+                problems = client.request("GET", "/ipbackend/audit")["problems"]
+        return problems
 
     def json(self, *arguments: str) -> Any:
         """The same as data."""

@@ -49,6 +49,7 @@ ONPREM = "192.168.50.0/24"
 # The gateway program adds these; the lab only knows them.
 SHOP_VIP = "10.0.0.100"
 SECOND_VIP = "10.0.0.110"
+THIRD_VIP = "10.0.0.120"
 SNATS = ("10.0.0.101", "10.0.0.102", "10.0.0.103", "10.0.0.104")
 
 

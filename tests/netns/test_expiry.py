@@ -18,7 +18,7 @@ pytestmark = pytest.mark.root
 
 @pytest.mark.parametrize("member", ["member-1", "member-onprem"])
 def test_both_ends_of_an_expired_connection_learn_it(gateway: Gateway, lab: Lab, member: str) -> None:
-    gateway.reload(only(member))
+    gateway.apply(only(member))
     with (
         RawPort(lab[member], "eth0") as members_wire,
         connect(lab["client"], None, WEB) as connection,

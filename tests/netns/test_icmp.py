@@ -75,7 +75,7 @@ def transfer(lab: Lab) -> None:
 
 def test_a_narrow_link_on_the_member_s_side(gateway: Gateway, lab: Lab) -> None:
     """Its router tells the SNAT address of it; the client hears it from the VIP, about its own segment."""
-    gateway.reload(ON_PREMISES)
+    gateway.apply(ON_PREMISES)
     with narrowed(lab, ("router-onprem", "eth1"), ("member-onprem", "eth0")), claiming(lab, "member-onprem"):
         before = verdicts(gateway)
         with RawPort(lab["client"], "eth0") as wire:
@@ -97,7 +97,7 @@ def test_a_narrow_link_on_the_member_s_side(gateway: Gateway, lab: Lab) -> None:
 
 def test_a_datagram_s_sender_learns_the_path_mtu(gateway: Gateway, lab: Lab) -> None:
     """As tracepath does: one datagram as long as the link takes, and the socket knows."""
-    gateway.reload(ON_PREMISES)
+    gateway.apply(ON_PREMISES)
     with (
         narrowed(lab, ("router-onprem", "eth1"), ("member-onprem", "eth0")),
         UdpClient(lab["client"], None, RESOLVER) as client,
@@ -113,7 +113,7 @@ def test_a_datagram_s_sender_learns_the_path_mtu(gateway: Gateway, lab: Lab) -> 
 
 def test_the_gateway_s_own_narrow_link_to_the_members(gateway: Gateway, lab: Lab) -> None:
     """The gateway itself tells the client, as the VIP; the other way it is the router that tells the member."""
-    gateway.reload(ON_PREMISES)
+    gateway.apply(ON_PREMISES)
     with narrowed(lab, ("gateway", "eth1"), ("router-onprem", "eth0")):
         wait_until(lambda: {row["mtu"] for row in gateway.json("network", "list")} >= {NARROW})
         before = verdicts(gateway)
@@ -132,7 +132,7 @@ def test_the_gateway_s_own_narrow_link_to_the_members(gateway: Gateway, lab: Lab
 @pytest.mark.parametrize("member", ["member-1", "member-onprem"])
 def test_the_gateway_s_own_narrow_link_to_the_clients(gateway: Gateway, lab: Lab, member: str) -> None:
     """A member hears of it from the SNAT address that it talks to."""
-    gateway.reload(only(member))
+    gateway.apply(only(member))
     said = len(gateway.log())
     with narrowed(lab, ("gateway", "eth0"), ("client", "eth0")), claiming(lab, "client"):
         wait_until(lambda: "links" in gateway.log()[said:])
@@ -158,7 +158,7 @@ def test_the_gateway_s_own_narrow_link_to_the_clients(gateway: Gateway, lab: Lab
 @pytest.mark.parametrize("kind", [TCP, UDP])
 def test_a_traceroute_sees_the_vip_at_every_hop(gateway: Gateway, lab: Lab, kind: type[Packet]) -> None:
     """Hop 1 is the gateway, hop 2 the router on the members' side, hop 3 the member: all say that they are the VIP."""
-    gateway.reload(ON_PREMISES)
+    gateway.apply(ON_PREMISES)
     before = verdicts(gateway)
     with RawPort(lab["client"], "eth0") as port:
         probes = [frame_to_vip(lab, port) / probe(kind, 41000 + ttl) for ttl in (1, 2, 3)]
@@ -168,7 +168,7 @@ def test_a_traceroute_sees_the_vip_at_every_hop(gateway: Gateway, lab: Lab, kind
         hops = [port.expect(lambda packet, sent=sent: is_time_exceeded_about(packet, sent)) for sent in probes[:2]]
         answer = port.expect(lambda packet: kind in packet and packet[kind].dport == 41003)
     counted = verdicts(gateway) - before
-    gateway.reload(only("member-1"))  # ends what the probes opened: nothing expires while a later test looks
+    gateway.apply(only("member-1"))  # ends what the probes opened: nothing expires while a later test looks
 
     for hop, sent in zip(hops, probes, strict=False):
         assert (hop[IP].src, hop[IP].dst) == (SHOP_VIP, CLIENT)
@@ -201,7 +201,7 @@ pool = "closed"
 protocol = "UDP"
 members = [{{ address = "{MEMBERS[member]}", port = {CLOSED_PORT} }}]
 """
-    assert "reloaded" in gateway.reload(CONFIGURATION + closed)
+    gateway.apply(CONFIGURATION + closed)
     before = verdicts(gateway)
     with UdpClient(lab["client"], None, (SHOP_VIP, CLOSED_PORT)) as client, pytest.raises(ConnectionRefusedError):
         client.ask(b"anybody?")
@@ -210,7 +210,7 @@ members = [{{ address = "{MEMBERS[member]}", port = {CLOSED_PORT} }}]
 
 def test_a_client_s_closed_port_is_told_to_the_member(gateway: Gateway, lab: Lab) -> None:
     """A client that is gone when the answer comes: the member hears it from the SNAT address, about its answer."""
-    gateway.reload(ON_PREMISES)
+    gateway.apply(ON_PREMISES)
     with RawPort(lab["client"], "eth0") as port, RawPort(lab["member-onprem"], "eth0") as wire:
         port.send(bytes(frame_to_vip(lab, port) / UDP(sport=41234, dport=53) / b"and away"))
         question = wire.expect(lambda packet: UDP in packet and packet[UDP].dport == MEMBER_UDP_PORT)

@@ -20,12 +20,12 @@ from scapy.packet import Packet
 
 from ipbackend.abi import Phase, SweepMode, Verdict
 from ipbackend.config import parse
+from ipbackend.configuration import Configuration
 from ipbackend.datapath import syscall
 from ipbackend.datapath.audit import audit
 from ipbackend.datapath.loader import Program
 from ipbackend.datapath.maps import Maps
 from ipbackend.datapath.tables import Tables
-from ipbackend.model import Configuration
 from ipbackend.plan import Entries, NextHop, diff, hops, plan
 from ipbackend.sizing import FIRST_SNAT_PORT
 from tests.packet import cast

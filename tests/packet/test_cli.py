@@ -17,8 +17,9 @@ from scapy.packet import Packet
 from ipbackend.abi import Phase
 from ipbackend.cli import main
 from ipbackend.cli.check import BYTES_PER_BUCKET, BYTES_PER_SLOT
-from ipbackend.config import RUNNING, parse
+from ipbackend.config import parse
 from ipbackend.datapath.tables import ip_to_map
+from ipbackend.store import LINK, Store
 from tests.packet.cast import (
     CLIENT,
     CLIENT_MAC,
@@ -56,10 +57,15 @@ class Shell:
 @pytest.fixture
 def shell(dataplane: Dataplane) -> Iterator[Shell]:
     """A data plane with the configuration that the daemon would have left beside it."""
-    applied = RUN / RUNNING
-    applied.write_text(CONFIGURATION)
+    keep(CONFIGURATION)
     yield Shell()
-    applied.unlink(missing_ok=True)
+    (RUN / LINK).unlink(missing_ok=True)
+
+
+def keep(text: str) -> None:
+    """In the store, as it would be after it was applied."""
+    with Store(RUN / LINK) as store:
+        store.write(parse(text, "test", store.configuration, prune=True), "test")
 
 
 def syn(sport: int, dport: int = 80, **addresses: str) -> Packet:
@@ -73,12 +79,12 @@ def grown(before: dict[str, Any], after: dict[str, Any]) -> dict[str, int]:
 
 
 def test_before_anything_is_applied_there_are_no_names(shell, dataplane):
-    (RUN / RUNNING).unlink()
+    (RUN / LINK).unlink()
 
     result = shell.call("pool list")
 
     assert result.exit_code == 1
-    assert result.stderr == f"Error: {RUN}/{RUNNING}: nothing is applied yet (start the daemon: `ipbackend run`)\n"
+    assert result.stderr == f"Error: {RUN}/{LINK}: nothing is applied yet (start the daemon: `ipbackend run`)\n"
     assert shell.shown("map list")
 
 
@@ -88,7 +94,7 @@ def test_listeners_show_connections_packets_and_bytes_each_way(shell, dataplane)
     dataplane.run(syn(40001, dport=81))
     after = shell.by_name("listener list")
 
-    assert list(after) == list(parse(CONFIGURATION, "test").listeners)
+    assert list(after) == [one.name for one in parse(CONFIGURATION, "test").listeners.values()]
     web = after["web"]
     assert [web[key] for key in list(web)[:7]] == ["web", "shop", VIP, "TCP", 80, "web", 300]
     assert list(web)[7:] == ["opened", "refused", "request_packets", "request_bytes", "reply_packets", "reply_bytes"]
@@ -118,7 +124,7 @@ def test_members_without_weight_or_next_hop_give_a_pool_no_room(shell, dataplane
     assert shell.by_name("pool list")["web"]["room"] == shell.by_name("pool list")["dns"]["room"] == 50
 
     drained = CONFIGURATION.replace("port = 8080,", "port = 8080, weight = 0,")
-    (RUN / RUNNING).write_text(drained)
+    keep(drained)
     dataplane.unresolved = {IPv4Address("10.0.0.3")}
     dataplane.configure(drained)
 
@@ -161,9 +167,7 @@ def test_members_of_one_pool_and_a_pool_that_is_none(shell):
 
 def test_what_is_wanted_but_not_in_the_maps_yet_is_shown_as_such(shell, dataplane):
     """The daemon may be between two steps."""
-    (RUN / RUNNING).write_text(
-        CONFIGURATION.replace("port = 8080,", "port = 8081,").replace("port = 81\n", "port = 82\n")
-    )
+    keep(CONFIGURATION.replace("port = 8080,", "port = 8081,").replace("port = 81\n", "port = 82\n"))
 
     member = shell.by_name("member list", "pool")["web"]
     assert (member["state"], member["active"], member["used_percent"]) == ("not applied", None, None)
@@ -263,7 +267,7 @@ def test_a_few_connections_among_a_million_slots_are_found_at_once(shell, datapl
     """CPU time: tables of 131,072 slots are scanned by column, and only matches become rows."""
     members = ", ".join(f'{{ address = "10.0.0.{host}", port = 8080 }}' for host in range(21, 29))
     large = CONFIGURATION.replace('{ address = "10.0.0.11", port = 8080, max_connections = 50 }', members)
-    (RUN / RUNNING).write_text(large)
+    keep(large)
     dataplane.configure(large)
     for sport in range(40000, 40016):
         dataplane.open(syn(sport))
@@ -438,7 +442,7 @@ def test_looking_changes_nothing(shell, dataplane):
 
 def test_a_slot_that_changes_hands_while_it_is_read_is_no_row(shell, dataplane):
     """Half of one connection and half of another would be a connection that never was."""
-    from ipbackend.cli.connection import _copy
+    from ipbackend.connections import _copy
 
     dataplane.establish()
     leaf = dataplane.maps["conntrack"].leaf

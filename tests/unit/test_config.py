@@ -1,16 +1,19 @@
 import random
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ipbackend.config import load, parse
+from ipbackend.configuration import Configuration
 from ipbackend.errors import ConfigurationError
 from ipbackend.model import (
     Algorithm,
     AttachMode,
-    Configuration,
     Listener,
     LoadBalancer,
     Member,
@@ -69,6 +72,11 @@ def changed(*replacements: tuple[str, str]) -> str:
     return text
 
 
+def by_name(resources: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the ids, which were drawn."""
+    return {one.name: replace(one, id="") for one in resources.values()}
+
+
 def problems_of(text: str) -> tuple[str, ...]:
     with pytest.raises(ConfigurationError) as refused:
         parse(text, "lb.toml")
@@ -80,18 +88,23 @@ def test_the_example_is_read() -> None:
 
     assert wanted.gateway.interfaces == ("eth0", "eth1")
     assert wanted.gateway.snat_addresses[3] == IPv4Address("10.0.0.104")
-    assert list(wanted.networks) == ["vpc", "peered", "onprem"]
-    assert wanted.networks["onprem"] == Network(
-        "onprem", NetworkKind.VPN, (IPv4Network("192.168.50.0/24"),), "eth1", IPv4Address("10.0.0.3")
+    assert list(by_name(wanted.networks)) == ["vpc", "peered", "onprem"]
+    assert by_name(wanted.networks)["onprem"] == Network(
+        "onprem", NetworkKind.VPN, (IPv4Network("192.168.50.0/24"),), "eth1", IPv4Address("10.0.0.3"), id=""
     )
-    assert wanted.load_balancers == {"shop": LoadBalancer("shop", IPv4Address("10.0.0.100"), "eth0", True)}
-    assert wanted.listeners == {"web": Listener("web", "shop", Protocol.TCP, 80, "web")}
-    assert wanted.pools["web"].algorithm is Algorithm.ROUND_ROBIN
-    assert wanted.pools["web"].members == (
-        Member(IPv4Address("10.0.0.11"), 8080, weight=3, max_connections=50),
-        Member(IPv4Address("172.16.10.10"), 8080),
-        Member(IPv4Address("192.168.50.10"), 8080),
+    (shop,), (web,), (listener,) = (
+        wanted.load_balancers.values(),
+        wanted.pools.values(),
+        wanted.listeners.values(),
     )
+    assert shop == LoadBalancer("shop", IPv4Address("10.0.0.100"), "eth0", True, id=shop.id)
+    assert listener == Listener("web", shop.id, Protocol.TCP, 80, web.id, id=listener.id)
+    assert web.algorithm is Algorithm.ROUND_ROBIN
+    assert [replace(member, id="") for member in web.members] == [
+        Member(IPv4Address("10.0.0.11"), 8080, weight=3, max_connections=50, id=""),
+        Member(IPv4Address("172.16.10.10"), 8080, id=""),
+        Member(IPv4Address("192.168.50.10"), 8080, id=""),
+    ]
 
 
 def test_every_optional_setting_is_read() -> None:
@@ -114,15 +127,15 @@ def test_every_optional_setting_is_read() -> None:
     assert wanted.gateway.max_connections == 300_000
     assert len(wanted.gateway.private_ranges) == 4
     assert [network.interface for network in wanted.networks.values()] == ["eth1", "eth0", "eth0"]
-    assert wanted.load_balancers["shop"].interface == "eth1"
-    assert wanted.listeners["web"].idle_timeout == 4_000
+    assert by_name(wanted.load_balancers)["shop"].interface == "eth1"
+    assert by_name(wanted.listeners)["web"].idle_timeout == 4_000
 
 
 def test_a_gateway_alone_and_a_pool_without_members_will_do() -> None:
     gateway = EXAMPLE[: EXAMPLE.index("[networks")]
 
     assert parse(gateway, "lb.toml").pools == {}
-    assert parse(gateway + '[pools.web]\nprotocol = "UDP"', "lb.toml").pools["web"].members == ()
+    assert parse(gateway + '[pools.web]\nprotocol = "UDP"', "lb.toml").pools != {}
 
 
 @pytest.mark.parametrize(
@@ -231,13 +244,13 @@ def test_a_gateway_alone_and_a_pool_without_members_will_do() -> None:
             "port = 80\n",
             "port = 80\nprt = 81\n",
             "listeners.web.prt: unknown key "
-            "(did you mean port? known: idle_timeout, load_balancer, pool, port, protocol)",
+            "(did you mean port? known: description, idle_timeout, load_balancer, pool, port, protocol)",
         ),
         (
             "weight = 3",
             "wieght = 3",
             "pools.web.members[0].wieght: unknown key "
-            "(did you mean weight? known: address, max_connections, port, weight)",
+            "(did you mean weight? known: address, max_connections, name, port, weight)",
         ),
         (
             "[gateway]",
@@ -268,8 +281,19 @@ def test_a_gateway_alone_and_a_pool_without_members_will_do() -> None:
         ("weight = 3", "weight = 101", "pools.web.members[0].weight: 101 is out of range (write 0 to 100)"),
         (
             "[pools.web]",
-            '[pools."my pool"]\nprotocol = "TCP"\n[pools.web]',
-            "pools.'my pool'.name: 'my pool' is not a name (write 1 to 63 of A-Z a-z 0-9 _ . -)",
+            '[pools."my\\tpool"]\nprotocol = "TCP"\n[pools.web]',
+            r"pools.'my\tpool'.name: 'my\tpool' holds characters that cannot be shown (write printable text on",
+        ),
+        ("[pools.web]", '[pools.""]\nprotocol = "TCP"\n[pools.web]', "pools: a name is empty (write one)"),
+        (
+            'pool = "web"',
+            'pool = "wep"',
+            "listeners.web.pool: 'wep' is not one of pools (did you mean web? known: web)",
+        ),
+        (
+            'load_balancer = "shop"',
+            'load_balancer = "xyz"',
+            "listeners.web.load_balancer: 'xyz' is not one of load_balancers (known: shop)",
         ),
         (
             '"10.0.0.11"',
@@ -299,11 +323,11 @@ def test_problems_of_shape_range_and_meaning_are_named_together() -> None:
 
     assert [problem.split(":")[0] for problem in problems] == [
         "networks.peered.next_hop",
-        "listeners.web.protcol",
-        "listeners.web.port",
         "pools.web.members[0].max_connections",
         "pools.web.members[1].address",
         "pools.web.members[1].port",
+        "listeners.web.protcol",
+        "listeners.web.port",
         "pools.web.members[2]",
     ]
 
@@ -339,7 +363,9 @@ def test_a_file_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "lb.toml"
     path.write_text(EXAMPLE, encoding="utf-8")
 
-    assert load(path) == parse(EXAMPLE, "elsewhere")
+    have = load(path)
+
+    assert parse(EXAMPLE, "elsewhere", have) == have
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
@@ -354,6 +380,58 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     assert str(refused.value) == f"{binary}: byte 5 is not UTF-8 (TOML is UTF-8 text)"
     with pytest.raises(ConfigurationError, match=r"Is a directory \(name a file"):
         load(tmp_path)
+
+
+# --- Onto what is there.
+
+
+def test_what_is_named_keeps_its_id_and_what_is_not_named_stays() -> None:
+    have = parse(EXAMPLE, "lb.toml")
+    want = parse(
+        '[pools.web]\nprotocol = "TCP"\nmembers = [\n'
+        '{ address = "172.16.10.10", port = 8080, weight = 7 }, { address = "10.0.0.12", port = 80 }]\n'
+        '[pools.more]\nprotocol = "TCP"\n'
+        '[listeners.more]\nload_balancer = "shop"\nprotocol = "TCP"\nport = 81\npool = "more"\n',
+        "more.toml",
+        have,
+    )
+
+    assert (want.gateway, want.networks, want.load_balancers) == (have.gateway, have.networks, have.load_balancers)
+    assert [one.name for one in want.listeners.values()] == ["web", "more"]
+    (before,), (web, more) = have.pools.values(), want.pools.values()
+    assert (web.id, more.name) == (before.id, "more")
+    assert [(str(one), one.weight) for one in web.members] == [("172.16.10.10:8080", 7), ("10.0.0.12:80", 1)]
+    assert web.members[0].id == before.members[1].id
+    assert want.listeners[list(want.listeners)[1]].pool == more.id
+
+
+def test_members_that_are_not_written_stay_unless_pruned() -> None:
+    have, text = parse(EXAMPLE, "lb.toml"), '[pools.web]\nprotocol = "TCP"\ndescription = "the shop\'s"\n'
+
+    (web,) = parse(text, "lb.toml", have).pools.values()
+    assert (web.description, web.members) == ("the shop's", next(iter(have.pools.values())).members)
+    pruned = parse(text, "lb.toml", have, prune=True)
+    assert next(iter(pruned.pools.values())).members == ()
+    assert (pruned.listeners, pruned.load_balancers, pruned.networks) == ({}, {}, {})
+    assert pruned.gateway == have.gateway
+
+
+def test_pruned_names_cannot_be_referred_to() -> None:
+    text = '[listeners.web]\nload_balancer = "shop"\nprotocol = "TCP"\nport = 80\npool = "web"\n'
+    have = parse(EXAMPLE, "lb.toml")
+
+    assert parse(text, "lb.toml", have) == have
+    with pytest.raises(ConfigurationError, match=r"'shop' is not one of load_balancers"):
+        parse(text, "lb.toml", have, prune=True)
+
+
+def test_a_name_that_two_resources_have_stands_for_neither() -> None:
+    have = parse(EXAMPLE, "lb.toml")
+    (web,) = have.pools.values()
+    twice = replace(have, pools={**have.pools, "other": replace(web, id="other", members=())})
+
+    with pytest.raises(ConfigurationError, match=r"pools\.web: 2 of pools are called so \(rename all but one\)"):
+        parse(EXAMPLE, "lb.toml", twice)
 
 
 NASTY = (

@@ -4,13 +4,17 @@ from typing import Any
 
 import pytest
 
+from ipbackend.configuration import Configuration, check_transition
 from ipbackend.errors import ConfigurationError
 from ipbackend.model import (
     MEMBERS_MAX,
     AttachMode,
-    Configuration,
+    Check,
     EndpointKey,
+    Entry,
     Gateway,
+    HealthMonitor,
+    IpGroup,
     Listener,
     LoadBalancer,
     Member,
@@ -18,7 +22,6 @@ from ipbackend.model import (
     NetworkKind,
     Pool,
     Protocol,
-    check_transition,
 )
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
@@ -51,7 +54,7 @@ def configuration(*changes: Any, gateway: Gateway = GATEWAY) -> Configuration:
     everything: list[Any] = [VPC, PEERED, SHOP, WEB, POOL, *changes]
 
     def named(kind: Any) -> dict[str, Any]:
-        return {thing.name: thing for thing in everything if isinstance(thing, kind)}
+        return {thing.name: replace(thing, id=thing.name) for thing in everything if isinstance(thing, kind)}
 
     return Configuration(gateway, named(Network), named(LoadBalancer), named(Listener), named(Pool))
 
@@ -75,7 +78,8 @@ def test_defaults() -> None:
     assert GATEWAY.attach_mode is AttachMode.AUTO
     assert GATEWAY.private_ranges == cidrs(*RFC_1918.split(", "))
     assert WEB.idle_timeout == 300
-    assert member("10.0.0.11") == Member(IPv4Address("10.0.0.11"), 8080, weight=1, max_connections=100_000)
+    assert member("10.0.0.11", id="a") == Member(IPv4Address("10.0.0.11"), 8080, 1, 100_000, id="a")
+    assert member("10.0.0.11").id != member("10.0.0.11").id
     assert not LoadBalancer("shop", SHOP.vip, "eth0").ip_target_enable
 
 
@@ -125,11 +129,22 @@ def test_objects_do_not_change() -> None:
         (GATEWAY, "max_connections", 999, "max_connections: 999 is out of range (write 1000 to 16000000)"),
         (GATEWAY, "max_connections", 16_000_001, "16000001 is out of range (write 1000 to 16000000)"),
         (GATEWAY, "private_ranges", (), "private_ranges: there are none (write at least one)"),
-        (VPC, "name", "", "name: '' is not a name (write 1 to 63 of A-Z a-z 0-9 _ . -)"),
-        (VPC, "name", "v" * 64, "name: 'vvv"),
-        (SHOP, "name", "my shop", "name: 'my shop' is not a name"),
-        (WEB, "name", "web\n", r"name: 'web\n' is not a name"),
-        (POOL, "name", "wéb", "name: 'wéb' is not a name"),
+        (VPC, "name", "v" * 256, "name: 256 characters are too many (write 255 or fewer)"),
+        (WEB, "description", "v" * 256, "description: 256 characters are too many (write 255 or fewer)"),
+        (WEB, "name", "web\n", r"name: 'web\n' holds characters that cannot be shown (write printable text on"),
+        (
+            HealthMonitor("web", Check.TCP, 5, 3, 3, enabled=False),
+            "enabled",
+            True,
+            "enabled: members are not probed yet (only false can be kept; members show NO_MONITOR)",
+        ),
+        (HealthMonitor("web", Check.TCP, 5, 3, 3, enabled=False), "delay", 51, "51 is out of range (write 1 to 50)"),
+        (
+            IpGroup("offices"),
+            "entries",
+            tuple(Entry(IPv4Network(number)) for number in range(301)),
+            "entries: 301 are too many (at most 300: make another group)",
+        ),
         (VPC, "cidrs", (), "cidrs: there are none (write at least one)"),
         (
             VPC,
@@ -191,7 +206,7 @@ def test_objects_do_not_change() -> None:
             POOL,
             "members",
             tuple(member("10.0.0.11", port) for port in range(1, MEMBERS_MAX + 2)),
-            "members: 513 are too many (at most 512: split the pool)",
+            "members: 501 are too many (at most 500: split the pool)",
         ),
     ],
 )
@@ -269,11 +284,11 @@ def test_an_object_names_all_that_is_wrong_with_it() -> None:
         ),
         (
             [replace(WEB, pool="wep")],
-            "listeners.web.pool: 'wep' is not one of pools (did you mean web? known: web)",
+            "listeners.web.pool: there is no 'wep' among pools (write the id of one that is there)",
         ),
         (
             [replace(WEB, load_balancer="xyz")],
-            "listeners.web.load_balancer: 'xyz' is not one of load_balancers (known: shop)",
+            "listeners.web.load_balancer: there is no 'xyz' among load_balancers (write the id of one that is there)",
         ),
         (
             [replace(SHOP, interface="eth2")],
@@ -374,7 +389,7 @@ def test_all_problems_are_named_at_once() -> None:
 
 
 def test_an_empty_pool_may_have_a_listener_even_without_ip_target() -> None:
-    assert configuration(pool(), replace(SHOP, ip_target_enable=False)).endpoints() == {}
+    assert configuration(pool(), replace(SHOP, ip_target_enable=False)).endpoints == {}
 
 
 def test_the_same_port_may_be_listened_to_by_both_protocols_and_on_two_vips() -> None:
@@ -394,7 +409,7 @@ def test_the_same_port_may_be_listened_to_by_both_protocols_and_on_two_vips() ->
 
 def test_a_member_of_two_pools_is_one_endpoint_and_of_two_protocols_two() -> None:
     shared, udp = member("10.0.0.11", weight=9, max_connections=50), member("10.0.0.11", max_connections=7)
-    endpoints = configuration(pool(shared, name="api"), pool(udp, name="udp", protocol=UDP)).endpoints()
+    endpoints = configuration(pool(shared, name="api"), pool(udp, name="udp", protocol=UDP)).endpoints
 
     assert {key: endpoint.max_connections for key, endpoint in endpoints.items()} == {
         EndpointKey(IPv4Address("10.0.0.11"), 8080, TCP): 50,
@@ -406,14 +421,14 @@ def test_a_member_of_two_pools_is_one_endpoint_and_of_two_protocols_two() -> Non
 def test_shared_endpoints_count_once_towards_the_gateway() -> None:
     ten = [member(f"10.0.0.{host}") for host in range(1, 11)]
 
-    assert len(configuration(pool(*ten), pool(*ten, name="api")).endpoints()) == 10
+    assert len(configuration(pool(*ten), pool(*ten, name="api")).endpoints) == 10
 
 
 def test_network_of() -> None:
     wanted = configuration()
 
-    assert wanted.network_of(IPv4Address("10.0.0.11")) is VPC
-    assert wanted.network_of(IPv4Address("172.16.10.255")) is PEERED
+    assert wanted.network_of(IPv4Address("10.0.0.11")).name == "vpc"
+    assert wanted.network_of(IPv4Address("172.16.10.255")).name == "peered"
     with pytest.raises(LookupError, match=r"8\.8\.8\.8"):
         wanted.network_of(IPv4Address("8.8.8.8"))
 
@@ -424,20 +439,21 @@ def test_network_of() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "before", "after"),
     [
-        ("interfaces", ("eth1", "eth0", "eth2"), "eth0, eth1", "eth1, eth0, eth2"),
         ("snat_addresses", SNAT[::-1], ", ".join(map(str, SNAT)), ", ".join(map(str, SNAT[::-1]))),
         ("max_connections", 2_000_000, "1000000", "2000000"),
         ("attach_mode", AttachMode.GENERIC, "auto", "generic"),
     ],
 )
 def test_what_the_data_plane_was_made_with_cannot_change(field: str, value: Any, before: str, after: str) -> None:
+    want = replace(GATEWAY, **{field: value})
     with pytest.raises(ConfigurationError) as refused:
-        check_transition(configuration(), configuration(gateway=replace(GATEWAY, **{field: value})))
+        check_transition(configuration(), configuration(gateway=want))
 
     assert refused.value.problems == (
-        f"gateway.{field}: cannot change from {before} to {after} while running "
-        "(`ipbackend unload`, then run again; connections are lost then)",
+        f"gateway.{field}: cannot change from {before} to {after} while there are members: "
+        "their tables are made for it (take all members out first: their connections end)",
     )
+    check_transition(configuration(pool()), configuration(pool(), gateway=want))
 
 
 def test_ip_target_enable_is_only_ever_switched_on() -> None:
@@ -453,24 +469,26 @@ def test_ip_target_enable_is_only_ever_switched_on() -> None:
 
 
 def test_all_that_cannot_change_is_named_at_once() -> None:
-    have = configuration(pool())
+    have = configuration()
     want = configuration(
-        pool(),
         replace(SHOP, ip_target_enable=False),
-        gateway=replace(GATEWAY, max_connections=5_000, attach_mode=AttachMode.NATIVE),
+        replace(WEB, port=81, pool=None),
+        gateway=replace(GATEWAY, max_connections=500_000, attach_mode=AttachMode.NATIVE),
     )
 
     with pytest.raises(ConfigurationError) as refused:
         check_transition(have, want)
-    assert len(refused.value.problems) == 3
+    assert len(refused.value.problems) == 4
 
 
 def test_everything_else_may_change() -> None:
     want = configuration(
         replace(SHOP, name="new", vip=IPv4Address("10.0.0.99")),
         replace(PEERED, next_hop=IPv4Address("10.0.0.3")),
-        replace(WEB, port=81, load_balancer="new"),
+        replace(WEB, name="more", port=81, load_balancer="new"),
+        replace(WEB, idle_timeout=10, description="short"),
         pool(member("10.0.0.12")),
+        gateway=replace(GATEWAY, interfaces=("eth1", "eth0", "eth2"), snat_interface="eth0", rest=10),
     )
 
     check_transition(configuration(), want)

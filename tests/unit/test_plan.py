@@ -13,8 +13,9 @@ import pytest
 
 from ipbackend.abi import Role
 from ipbackend.config import parse
+from ipbackend.configuration import Configuration
 from ipbackend.errors import ConfigurationError
-from ipbackend.model import Configuration, EndpointKey, Protocol
+from ipbackend.model import EndpointKey, Protocol
 from ipbackend.plan import Action, Address, Entries, HopKey, ListenerKey, NextHop, Step, diff, hop_of, hops, plan
 from ipbackend.sizing import gateway_slots
 

@@ -9,7 +9,7 @@ from scapy.layers.l2 import Dot1Q, Ether
 
 from ipbackend.model import EndpointKey, Protocol
 from ipbackend.plan import Endpoint, NextHop
-from ipbackend.probe import probes
+from ipbackend.probe import SYN, probes, tcp_frame
 
 SNATS = tuple(IPv4Address(f"10.0.0.10{number}") for number in (1, 2, 3, 4))
 ENDPOINT = Endpoint(EndpointKey(IPv4Address("192.168.50.10"), 8080, Protocol.TCP), 1, 64, 128, SNATS, 50, 50)
@@ -48,3 +48,17 @@ def test_both_ends_are_asked() -> None:
         / TCP(sport=32769, dport=8080, seq=0xC000_0005, ack=0xFFFF_FFF0, flags="A", window=0)
     )
     assert to_member.frame == bytes(expected)
+
+
+def test_a_segment_has_its_options_and_an_odd_payload() -> None:
+    link, ports = b"\x02" * 6 + b"\x04" * 6, (40000).to_bytes(2, "big") + (1).to_bytes(2, "big")
+    source, destination = IPv4Address("192.0.2.1").packed, IPv4Address("192.0.2.2").packed
+
+    frame = tcp_frame(link, source, destination, ports, -5, 0, SYN, b"\x02\x04\x05\xb4", b"odd")
+
+    assert frame == bytes(
+        Ether(src="04:04:04:04:04:04", dst="02:02:02:02:02:02")
+        / IP(src="192.0.2.1", dst="192.0.2.2", id=0, flags="DF")
+        / TCP(sport=40000, dport=1, seq=0xFFFF_FFFB, ack=0, flags="S", window=0, options=[("MSS", 1460)])
+        / b"odd"
+    )

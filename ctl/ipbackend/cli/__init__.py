@@ -10,17 +10,27 @@ from ipbackend.errors import IpbackendError
 
 # Where each command is. They are imported when asked for: BCC and pyroute2 alone take half a second.
 COMMANDS = {
+    "apply": "ipbackend.cli.apply:apply",
     "audit": "ipbackend.cli.audit:audit",
     "check": "ipbackend.cli.check:check",
+    "completion": "ipbackend.cli.completion:completion",
     "connection": "ipbackend.cli.connection:connection",
     "counters": "ipbackend.cli.counters:counters",
+    "export": "ipbackend.cli.export:export",
+    "gateway": "ipbackend.cli.gateway:gateway",
+    "healthmonitor": "ipbackend.cli.healthmonitor:healthmonitor",
+    "history": "ipbackend.cli.history:history",
+    "ipgroup": "ipbackend.cli.ipgroup:ipgroup",
     "ips": "ipbackend.cli.ips:ips",
+    "lb": "ipbackend.cli.lb:lb",
     "listener": "ipbackend.cli.listener:listener",
     "map": "ipbackend.cli.maps:map_",
     "member": "ipbackend.cli.member:member",
     "network": "ipbackend.cli.networks:network",
     "pool": "ipbackend.cli.pool:pool",
+    "rollback": "ipbackend.cli.history:rollback",
     "run": "ipbackend.cli.run:run",
+    "status": "ipbackend.cli.status:status",
     "unload": "ipbackend.cli.run:unload",
 }
 
@@ -74,6 +84,8 @@ class Commands(click.Group):
 def main(ctx: click.Context, run_dir: Path) -> None:
     """L4 load balancing in XDP to members that are nothing but a private IPv4 address.
 
-    What only looks reads the kernel's maps directly: it works with no daemon running, and changes nothing.
+    Nouns group, verbs act. Changes are asked of the daemon, which makes them at once and keeps them. What only
+    looks (list, connection, counters, map, audit) reads the kernel's maps directly, with or without a daemon.
+    The exit status is 0, 1 for what is refused, 2 for a wrong call.
     """
     ctx.obj = run_dir

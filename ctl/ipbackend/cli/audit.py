@@ -23,8 +23,8 @@ def audit(ctx: click.Context, output: out.Format) -> None:
     run_directory: Path = ctx.obj
     with opened(run_directory) as maps:
         problems = books.audit(maps)
-    if output is out.Format.JSON:
-        out.show_json(problems)
+    if output is not out.Format.TABLE:
+        out.show_data(output, problems)
     else:
         click.echo("\n".join(problems) or "clean")
     if problems:

@@ -6,7 +6,8 @@ import click
 
 from ipbackend import config
 from ipbackend.cli import output as out
-from ipbackend.model import Configuration
+from ipbackend.configuration import Configuration
+from ipbackend.plan import gateway_of
 from ipbackend.sizing import Required, flow_index_buckets, gateway_slots
 
 BYTES_PER_SLOT = 72  # 64 of the connection, 8 of the ring of free slots
@@ -33,9 +34,9 @@ def check(file: Path, output: out.Format) -> None:
         "networks": len(configuration.networks),
     }
     required, memory = _required(configuration), memory_of(configuration)
-    if output is out.Format.JSON:
+    if output is not out.Format.TABLE:
         addresses = {"total": required.total, "parts": required.parts}
-        out.show_json({**counts, "addresses_required": addresses, "memory_bytes": memory})
+        out.show_data(output, {**counts, "addresses_required": addresses, "memory_bytes": memory})
         return
     parts = ", ".join(f"{part} {count}" for part, count in required.parts.items())
     click.echo(f"{file}: valid")
@@ -49,12 +50,12 @@ def _required(configuration: Configuration) -> Required:
     parts = {
         "vip": len(configuration.load_balancers),
         "health_check": 1,
-        "snat": len(configuration.gateway.snat_addresses),
+        "snat": len(gateway_of(configuration).snat_addresses),
     }
     return Required(sum(parts.values()), parts)
 
 
 def memory_of(configuration: Configuration) -> int:
     """Bytes of the tables that grow with connections: slots and flow index."""
-    connections = configuration.gateway.max_connections
+    connections = gateway_of(configuration).max_connections
     return gateway_slots(connections) * BYTES_PER_SLOT + flow_index_buckets(connections) * BYTES_PER_BUCKET

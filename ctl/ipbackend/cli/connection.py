@@ -1,65 +1,24 @@
-"""`ipbackend connection`: who talks to whom right now, read from the slots themselves without stopping them."""
+"""`ipbackend connection`: who talks to whom right now."""
 
-import re
-import socket
-from collections.abc import Iterator
-from ipaddress import IPv4Address
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import click
 
-from ipbackend.abi import Phase
 from ipbackend.cli import output as out
-from ipbackend.cli.view import View, looking
-from ipbackend.datapath.clock import Clock
-from ipbackend.datapath.maps import Memory
-from ipbackend.datapath.tables import ip_from_map, ip_to_map, protocol_from_map
-from ipbackend.plan import Endpoint
-from ipbackend.sizing import FIRST_SNAT_PORT
+from ipbackend.cli.view import looking
+from ipbackend.connections import ALL, OPEN, Connection, Peer, connections, peer
+from ipbackend.errors import ConfigurationError
 
 LIMIT = 1000
 PEER = "ADDRESS[:PORT]"
-_OPEN = bytes(phase for phase in Phase if phase.is_open)
-_GENERATION_SHIFT = 16  # of the state word: below are phase and FINs
-
-
-class Row(NamedTuple):
-    """A connection; `age` and `idle` in seconds; `listener` is None if it is gone."""
-
-    client: str
-    vip: str
-    member: str
-    snat: str
-    protocol: str
-    state: str
-    age: float
-    idle: float
-    listener: str | None
-
-
-class Peer(NamedTuple):
-    """One side of a connection, with any port or with this one."""
-
-    address: IPv4Address
-    port: int | None
 
 
 def _peer(_ctx: click.Context, _option: click.Parameter, value: str | None) -> Peer | None:
-    """`ADDRESS` or `ADDRESS:PORT`."""
-    if value is None:
-        return None
-    address, colon, port = value.partition(":")
     try:
-        peer = Peer(IPv4Address(address), int(port) if colon else None)
-    except ValueError:
-        raise click.BadParameter(
-            f"{value!r} is not an IPv4 address, or one with a port (such as 10.0.0.11:8080)"
-        ) from None
-    if peer.port is not None and not 1 <= peer.port <= 65_535:
-        raise click.BadParameter(f"{value!r} has no possible port (write 1 to 65535)")
-    return peer
+        return None if value is None else peer(value)
+    except ConfigurationError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @click.group()
@@ -83,62 +42,10 @@ def list_(
 
     Example: ipbackend connection list --member 10.0.0.11:8080 --limit 20
     """
-    phases = _OPEN + bytes([Phase.CLOSED, Phase.EXPIRED]) if everything else _OPEN
     with looking(run_directory) as view:
-        found = _connections(view, phases, member, client)
-        rows = list(islice(found, limit or None))
+        found = connections(view, ALL if everything else OPEN, member, client)
+        rows = [(*one[:-1], one.listener.name if one.listener else None) for one in islice(found, limit or None)]
         more = next(found, None) is not None
-        out.show_rows(output, Row._fields, rows)
+        out.show_rows(output, Connection._fields, rows)
     if more:
         click.echo(f"There are more than these {limit} (--limit 0 shows all).", err=True)
-
-
-def _connections(view: View, phases: bytes, member: Peer | None, client: Peer | None) -> Iterator[Row]:
-    """The connections in one of `phases`, endpoint by endpoint, slot by slot."""
-    names = {entry.id: name for name in view.configuration.listeners if (entry := view.listener_entry(name))}
-    for number, endpoint in view.entries.endpoints.items():
-        if member and not _is(member, endpoint.key.address, endpoint.key.port):
-            continue
-        memory = view.maps.of_endpoint("conntrack", number)
-        for slot in _slots(memory, view.maps["conntrack"].leaf, phases, client):
-            row = _copy(view.maps["conntrack"].leaf, memory, slot)
-            if row is not None and row.state & 0xFF in phases:
-                yield _row(row, endpoint, slot, names.get(row.listener), view.maps.clock)
-
-
-def _is(peer: Peer, address: IPv4Address, port: int) -> bool:
-    return peer.address == address and peer.port in (None, port)
-
-
-def _slots(memory: Memory, leaf: Any, phases: bytes, client: Peer | None) -> Iterator[int]:
-    """Slots in one of `phases`, and of this client: found by whole columns, as most slots are neither."""
-    states = bytes(memory.column("state"))
-    found = (match.start() for match in re.finditer(b"[" + re.escape(phases) + b"]", states))
-    if client is None:
-        yield from found
-        return
-    addresses = memory.bytes.cast("I")[leaf.client.offset // 4 :: memory.step // 4]
-    ports = memory.bytes.cast("H")[leaf.client_port.offset // 2 :: memory.step // 2]
-    address, port = ip_to_map(client.address), client.port and socket.htons(client.port)
-    yield from (slot for slot in found if addresses[slot] == address and port in (None, ports[slot]))
-
-
-def _copy(leaf: Any, memory: Memory, slot: int) -> Any:
-    """The slot's content, or None if it became another connection's while it was copied."""
-    row = leaf.from_buffer_copy(memory.bytes, slot * memory.step)
-    return None if (row.state ^ memory[slot].state) >> _GENERATION_SHIFT else row
-
-
-def _row(row: Any, endpoint: Endpoint, slot: int, listener: str | None, clock: Clock) -> Row:
-    snat, port = endpoint.snat[slot % len(endpoint.snat)], FIRST_SNAT_PORT + slot // len(endpoint.snat)
-    return Row(
-        f"{ip_from_map(row.client)}:{socket.ntohs(row.client_port)}",
-        f"{ip_from_map(row.vip)}:{socket.ntohs(row.vip_port)}",
-        f"{endpoint.key.address}:{endpoint.key.port}",
-        f"{snat}:{port}",
-        protocol_from_map(row.protocol),
-        Phase(row.state & 0xFF).name,
-        round(clock.seconds_since(row.opened), 1),
-        round(clock.seconds_since(row.last_seen), 1),
-        listener,
-    )

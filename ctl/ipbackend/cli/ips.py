@@ -23,7 +23,7 @@ def required(gateways: int, load_balancers: int, max_connections: int, no_ip_bac
     Example: ipbackend ips required --gateways 2
     """
     need = addresses_required(gateways, load_balancers, max_connections, not no_ip_backend)
-    if output is out.Format.JSON:
-        out.show_json({"total": need.total, "parts": need.parts})
+    if output is not out.Format.TABLE:
+        out.show_data(output, {"total": need.total, "parts": need.parts})
     else:
         out.show_rows(output, ("part", "addresses"), [("total", need.total), *need.parts.items()])

@@ -1,10 +1,12 @@
-"""How answers look: aligned text for people, JSON for programs. It knows no map and no model.
+"""How answers look: aligned text for people, JSON or YAML for programs. It knows no map and no model.
 
 Rows are tuples under named columns, which are the keys in JSON: None is `-` in a table and null in JSON.
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -19,6 +21,7 @@ class Format(StrEnum):
 
     TABLE = "table"
     JSON = "json"
+    YAML = "yaml"
 
 
 def choice(command: Command) -> Command:
@@ -33,17 +36,43 @@ def choice(command: Command) -> Command:
     )(command)
 
 
-def show_rows(output: Format, columns: Sequence[str], rows: Iterable[Row]) -> None:
-    """A table, or an array of objects."""
-    if output is Format.JSON:
-        show_json([dict(zip(columns, row, strict=True)) for row in rows])
+def show_rows(output: Format, columns: Sequence[str], rows: Iterable[Row], hidden: Collection[str] = ()) -> None:
+    """A table, without its `hidden` columns, or an array of objects."""
+    if output is not Format.TABLE:
+        show_data(output, [dict(zip(columns, row, strict=True)) for row in rows])
+        return
+    shown = [number for number, column in enumerate(columns) if column not in hidden]
+    click.echo(table([columns[number] for number in shown], [[row[number] for number in shown] for row in rows]))
+
+
+def show_data(output: Format, value: Any) -> None:
+    """Anything, for programs."""
+    if output is Format.YAML:
+        import yaml  # takes longer to import than JSON takes for everything
+
+        click.echo(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), nl=False)
     else:
-        click.echo(table(columns, rows))
+        click.echo(json.dumps(value, indent=2))
 
 
-def show_json(value: Any) -> None:
-    """Anything, as JSON."""
-    click.echo(json.dumps(value, indent=2))
+def show_one(output: Format, value: Mapping[str, Any]) -> None:
+    """One thing: a field a line, or an object."""
+    if output is not Format.TABLE:
+        show_data(output, dict(value))
+        return
+    width = max(map(len, value))
+    for name, field in value.items():
+        click.echo(f"{name.replace('_', ' '):{width}}  {_text(field)}".rstrip())
+
+
+@contextmanager
+def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """How far long work has come, on a terminal and on stderr; gives what to call with each share of `total`."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    with click.progressbar(length=total, label=what, file=sys.stderr) as bar:
+        yield bar.update
 
 
 def table(columns: Sequence[str], rows: Iterable[Row]) -> str:
@@ -71,6 +100,8 @@ def _text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ",".join(map(_text, value)) or "-"
+    if isinstance(value, Mapping):
+        return " ".join(map(_text, value.values()))
     return str(value)
 
 

@@ -7,27 +7,40 @@ import click
 
 from ipbackend import daemon
 
+STORE = Path("/var/lib/ipbackend/store.db")
+
 
 @click.command()
 @click.option(
-    "--config", "path", required=True, type=click.Path(path_type=Path), help="The TOML file of what is wanted."
+    "--store",
+    envvar="IPBACKEND_STORE",
+    default=STORE,
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Where what is wanted is kept (or IPBACKEND_STORE); made if it is not there.",
+)
+@click.option(
+    "--observe", is_flag=True, help="Report what others change of routes, addresses and maps; put nothing back."
 )
 @click.pass_obj
-def run(run_directory: Path, path: Path) -> None:
-    """Set up the gateway as a file says and keep it so, in the foreground.
+def run(run_directory: Path, store: Path, observe: bool) -> None:
+    """Keep the gateway as the store says, and take changes on a socket, in the foreground.
 
-    SIGHUP reads the file again (a bad one changes nothing); SIGTERM stops, and the data plane goes on without.
+    An empty store is a gateway that waits to be told its interfaces. SIGTERM stops, and the data plane goes on
+    without; the next `run` takes it over.
 
-    Example: ipbackend run --config /etc/ipbackend/gateway.toml
+    Example: ipbackend run --store /var/lib/ipbackend/store.db
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    daemon.Daemon(path, run_directory).run()
+    daemon.run(run_directory, store, observe)
 
 
 @click.command()
 @click.pass_obj
 def unload(run_directory: Path) -> None:
     """Take the data plane away: program, addresses, routes and maps. All its connections end.
+
+    What is wanted stays in the store: the next `run` sets it up again.
 
     Example: ipbackend unload
     """

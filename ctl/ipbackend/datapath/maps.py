@@ -1,9 +1,11 @@
 """The pinned maps, typed: read and written by key, or as shared memory. It knows no meaning of what they hold."""
 
+import contextlib
 import ctypes
 import mmap
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,9 +17,11 @@ from ipbackend.datapath.layout import Layouts, Type
 from ipbackend.errors import NotRunningError
 
 PINS = "bpf"
+_CLEARED = 1  # entries of the inner map that stands for none: every other has more
 _PER_CPU_ARRAY, _PROG_ARRAY, _ARRAY_OF_MAPS = 6, 3, 12
 
 
+@cache
 def _cpus() -> int:
     """How many values a per-CPU map gives for each key: one for every possible CPU."""
     last = Path("/sys/devices/system/cpu/possible").read_text().strip().split(",")[-1].split("-")[-1]
@@ -52,6 +56,12 @@ class Memory:
             raise IndexError(index)
         value = self._kind.from_buffer(self._mmap, self._start + index * self.step)
         return value if issubclass(self._kind, ctypes.Structure) else value.value
+
+    def write(self, index: int, raw: bytes) -> None:
+        """Put a row in place."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        self.bytes[index * self.step : index * self.step + len(raw)] = raw
 
     def column(self, field: str) -> memoryview:
         """One byte a row: the lowest byte of a field, for scanning many rows at once."""
@@ -89,29 +99,39 @@ class Map:
     def set(self, key: Any, value: Any) -> None:
         """Write an entry; of a map of maps or programs the value is a file descriptor."""
         raw = bytes(ctypes.c_uint32(value)) if isinstance(value, int) else bytes(value)
-        syscall.update(self.fd, self._packed(key), raw)
+        if self._is_memory and isinstance(key, int):
+            self.memory().write(key, raw)
+        else:
+            syscall.update(self.fd, self._packed(key), raw)
 
     def set_inner(self, inner: dict[int, int]) -> None:
         """Put fresh inner maps, by key and descriptor, in place at once; closes the descriptors."""
         try:
             syscall.update_batch(self.fd, list(inner), list(inner.values()))
         finally:
-            for fd in inner.values():
+            for fd in set(inner.values()):
                 os.close(fd)
+
+    def clear_inner(self, keys: list[int]) -> None:
+        """Let go of inner maps: one of a single entry takes their place, and counts as none.
+
+        To delete them would have the kernel wait for packets once for each, 10 ms or more.
+        """
+        self.set_inner(dict.fromkeys(keys, self.new_inner(_CLEARED)))
 
     def delete(self, key: Any) -> bool:
         """Whether there was such an entry."""
         return syscall.delete(self.fd, self._packed(key))
 
     def items(self) -> Iterator[tuple[Any, Any]]:
-        """All entries that exist, one system call or two each: for small maps."""
+        """All entries that exist, by one system call or two each."""
         size = self.info.key_size
         raw = syscall.next_key(self.fd, None, size)
         while raw is not None:
             key = self.key.from_buffer_copy(raw)
             value = self.get(key)
-            if value is not None:
-                yield key if isinstance(key, ctypes.Structure) else key.value, value
+            if value is not None and not (self.holds_maps and self.inner_size(_content(key)) == 0):
+                yield _content(key), value
             raw = syscall.next_key(self.fd, raw, size)
 
     def values(self) -> Iterator[Any]:
@@ -126,27 +146,48 @@ class Map:
 
     def inner(self, key: int) -> Memory | None:
         """The memory of the inner array of a map of maps, or None where there is none."""
+        with self._inner(key) as (fd, entries):
+            return Memory.of(fd, self.leaf, entries) if entries > _CLEARED else None
+
+    def inner_size(self, key: int) -> int:
+        """The entries of the inner array, or 0 where there is none."""
+        with self._inner(key) as (_, entries):
+            return entries if entries > _CLEARED else 0
+
+    @contextlib.contextmanager
+    def _inner(self, key: int) -> Iterator[tuple[int, int]]:
+        """The inner array's descriptor and its number of entries."""
         number = self.get(key)
         if number is None:
-            return None
+            yield -1, 0
+            return
         fd = syscall.map_by_id(number)
         try:
-            return Memory.of(fd, self.leaf, syscall.map_info(fd).max_entries)
+            yield fd, syscall.map_info(fd).max_entries
         finally:
             os.close(fd)
 
-    def new_inner(self, entries: int) -> tuple[int, Memory]:
-        """A fresh inner array, not in the map yet: for `set_inner`."""
+    def new_inner(self, entries: int, content: bytes = b"") -> int:
+        """The descriptor of a fresh inner array, not in the map yet: for `set_inner`. It begins with `content`."""
         flags = syscall.F_INNER_MAP | syscall.F_MMAPABLE
         fd = syscall.map_create(syscall.ARRAY, 4, ctypes.sizeof(self.leaf), entries, flags, self.name)
-        return fd, Memory.of(fd, self.leaf, entries)
+        if content:
+            Memory.of(fd, self.leaf, entries).bytes[: len(content)] = content
+        return fd
 
     def _packed(self, key: Any) -> bytes:
         return bytes(self.key(key) if isinstance(key, int) else key)
 
     def _unpacked(self, raw: bytes) -> Any:
-        value = self.leaf.from_buffer_copy(raw)
-        return value if isinstance(value, ctypes.Structure) else value.value
+        return _content(self.leaf.from_buffer_copy(raw))
+
+    @property
+    def _is_memory(self) -> bool:
+        return self.info.type == syscall.ARRAY and bool(self.info.flags & syscall.F_MMAPABLE)
+
+
+def _content(value: Any) -> Any:
+    return value if isinstance(value, ctypes.Structure) else value.value
 
 
 class Maps:

@@ -12,15 +12,15 @@ import platform
 import struct
 from dataclasses import dataclass
 
-_NUMBER = {"x86_64": 321, "aarch64": 280}
+_NUMBER = {"x86_64": 321, "aarch64": 280}[platform.machine()]
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY = 0, 1, 2, 3, 4
-_PROG_LOAD, _OBJ_PIN, _OBJ_GET, _PROG_RUN, _MAP_FD_BY_ID, _OBJ_INFO, _MAP_UPDATE_BATCH = 5, 6, 7, 10, 14, 15, 26
+_PROG_LOAD, _OBJ_PIN, _OBJ_GET, _PROG_RUN, _MAP_FD_BY_ID, _OBJ_INFO = 5, 6, 7, 10, 14, 15
+_MAP_UPDATE_BATCH = 26
 
 ARRAY = 2
-SCHED_CLS, XDP = 3, 6  # kinds of programs
 F_MMAPABLE = 1 << 10
 F_INNER_MAP = 1 << 12
 F_XDP_HAS_FRAGS = 1 << 5
@@ -41,7 +41,7 @@ class MapInfo:
 
 def _call(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
     while True:
-        result: int = _libc.syscall(_NUMBER[platform.machine()], command, attributes, len(attributes))
+        result: int = _libc.syscall(_NUMBER, command, attributes, len(attributes))
         if result >= 0:
             return result
         if ctypes.get_errno() != errno.EINTR:  # a signal ends a test run early: again, as PEP 475 has it

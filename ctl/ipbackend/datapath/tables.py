@@ -2,7 +2,8 @@
 
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator
 from ipaddress import IPv4Address
 from itertools import groupby, islice
 from typing import Any
@@ -13,9 +14,9 @@ from ipbackend.datapath.directory import key_of, parts_of
 from ipbackend.datapath.layout import SWEEP_ORDERS
 from ipbackend.datapath.maps import Map, Maps
 from ipbackend.model import EndpointKey, Gateway, Protocol
-from ipbackend.plan import Action, Address, Endpoint, Entries, Listener, ListenerKey, NextHop, Pool, Step
+from ipbackend.plan import NO_POOL, Action, Address, Endpoint, Entries, Listener, ListenerKey, NextHop, Pool, Step
 
-_BATCH = 256  # endpoints or pools made at a time: each takes file descriptors meanwhile
+_BATCH = 256  # pools made at a time: each takes a file descriptor meanwhile
 _NUMBERS = {Protocol.TCP: socket.IPPROTO_TCP, Protocol.UDP: socket.IPPROTO_UDP}
 _PROTOCOLS = {int(number): protocol for protocol, number in _NUMBERS.items()}
 
@@ -52,7 +53,8 @@ class Tables:
         self._sweep_program = sweep_program
         self._addresses = maps.directory("addresses")
         self._listeners = maps.directory("listeners_by_addr")
-        self._endpoints = maps.directory("endpoints_by_addr")
+        self._endpoint_ids = maps.directory("endpoints_by_addr")
+        self._endpoints: dict[bytes, Endpoint] = {}  # as decoded, by what the maps hold of them
         self._actions: dict[tuple[Action, str], Callable[[Any, Any], object]] = {
             (Action.SET, "links"): lambda index, mtu: maps["links"].set(index, maps["links"].leaf(mtu=mtu)),
             (Action.SET, "next_hops"): self._set_next_hop,
@@ -61,13 +63,18 @@ class Tables:
             (Action.SET, "listeners"): self._set_listener,
             (Action.DELETE, "listeners"): self._delete_listener,
             (Action.DELETE, "addresses"): lambda address, _: self._addresses.delete(key_of(ip_to_map(address))),
-            (Action.DELETE, "pools"): lambda number, _: maps["pools"].delete(number),
+            (Action.SET, "endpoint_ids"): lambda key, number: self._endpoint_ids.set(_directory_key(*key), number),
+            (Action.DELETE, "endpoint_ids"): lambda key, _: self._endpoint_ids.delete(_directory_key(*key)),
             (Action.DELETE, "endpoints"): self._delete_endpoint,
             (Action.DELETE, "next_hops"): self._delete_next_hop,
             (Action.DELETE, "links"): lambda index, _: maps["links"].set(index, maps["links"].leaf()),
             (Action.WAIT, "pools"): lambda *_: self.wait(),
-            (Action.END, "listeners"): self._end_listener,
-            (Action.END, "endpoints"): lambda number, _: self.sweep(number, SweepMode.ENDPOINT),
+            (Action.END, "endpoints"): lambda number, _: self._end(number, SweepMode.ENDPOINT),
+        }
+        self._together: dict[tuple[Action, str], Callable[[list[Step]], object]] = {
+            (Action.SET, "pools"): self._set_pools,
+            (Action.DELETE, "pools"): lambda steps: maps["pools"].clear_inner([step.key for step in steps]),
+            (Action.END, "listeners"): self._end_listeners,
         }
 
     @property
@@ -77,18 +84,16 @@ class Tables:
 
     def apply(self, steps: Iterable[Step]) -> None:
         """Carry out the steps of a plan in their order."""
-        for (action, table), group in groupby(steps, key=lambda step: (step.action, step.table)):
+        for what, group in groupby(steps, key=lambda step: (step.action, step.table)):
+            if what not in self._together:
+                for step in group:
+                    self._actions[what](step.key, step.value)
+                continue
             for some in batched(group, _BATCH):
-                if (action, table) == (Action.SET, "pools"):
-                    self._set_pools(some)
-                    continue
-                if (action, table) == (Action.SET, "endpoints"):
-                    self._make_tables(some)
-                for step in some:
-                    self._actions[action, table](step.key, step.value)
+                self._together[what](some)
 
-    def read(self) -> Entries:
-        """What the maps hold now."""
+    def read(self, pools: Collection[int] = ()) -> Entries:
+        """What the maps hold now; of pools those that a listener points to, and `pools` where they are there."""
         listeners = {
             ListenerKey(*_socket_of(key)): Listener(number, value.pool, value.idle_timeout)
             for key, number in self._listeners.entries()
@@ -100,12 +105,13 @@ class Tables:
                 for key, number in self._addresses.entries()
             },
             listeners=listeners,
-            pools={number: self._pool(number) for number in {listener.pool for listener in listeners.values()}},
-            endpoints={
-                number: self._endpoint(number)
-                for _, number in self._endpoints.entries()
-                if self._maps["endpoints"].memory()[number].slots
+            pools={
+                number: self._pool(number)
+                for number in {one.pool for one in listeners.values()} - {NO_POOL} | set(pools)
+                if number not in pools or self._maps["pools"].inner_size(number)
             },
+            endpoints={number: self._endpoint(number) for number in self._numbers()},
+            endpoint_ids={EndpointKey(*_socket_of(key)): number for key, number in self._endpoint_ids.entries()},
             next_hops=self._next_hops(),
             links={index: mtu for index, mtu in enumerate(self._maps["links"].memory().bytes.cast("I")[::2]) if mtu},
         )
@@ -117,29 +123,26 @@ class Tables:
             setattr(settings, name, getattr(gateway, name))
         settings.error_interval = 10**9 // gateway.icmp_error_rate
 
-    def drop_unused_pools(self) -> None:
-        """Pools that no listener points to, left by a controller that died between two steps."""
-        listeners = self._maps["listeners"].memory()
-        used = {listeners[number].pool for _, number in self._listeners.entries()}
-        for number, _ in list(self._maps["pools"].items()):
-            if number not in used:
-                self._maps["pools"].delete(number)
+    def drop_leftovers(self) -> None:
+        """What a controller left that died between two steps: pools that no listener points to, orphans."""
+        used = {self._maps["listeners"].memory()[number].pool for _, number in self._listeners.entries()}
+        unused = [number for number, _ in self._maps["pools"].items() if number not in used]
+        if unused:
+            self._maps["pools"].clear_inner(unused)
+        self._end_orphans()
 
-    def sweep(self, endpoint: int, mode: SweepMode, listener: int = 0) -> tuple[int, int]:
+    def sweep(self, endpoint: int, mode: SweepMode) -> tuple[int, int]:
         """Look at all slots of an endpoint; returns how many connections ended and how many slots rested enough."""
         rounds = -(-self._maps["endpoints"].memory()[endpoint].slots // SWEEP_SLICE)
         if not rounds:
             return 0, 0
-        orders = SWEEP_ORDERS.pack(endpoint, 0, mode, listener, 0, 0, 0)
-        _, result, _ = syscall.run(self._sweep_program, orders, rounds)
-        _, _, _, _, ended, rested, _ = SWEEP_ORDERS.unpack(result)
+        _, result, _ = syscall.run(self._sweep_program, SWEEP_ORDERS.pack(endpoint, 0, mode, 0, 0, 0), rounds)
+        _, _, _, ended, rested, _ = SWEEP_ORDERS.unpack(result)
         return ended, rested
 
     def wait(self) -> None:
         """Return when every packet that entered before has left: the kernel waits so after a map of maps changes."""
-        fd, _ = self._maps["pools"].new_inner(1)
-        self._maps["pools"].set_inner({0: fd})
-        self._maps["pools"].delete(0)
+        self._maps["pools"].clear_inner([NO_POOL])
 
     def _pool(self, number: int) -> Pool:
         inner = self._maps["pools"].inner(number)
@@ -149,17 +152,30 @@ class Tables:
         members, turns, start = words[PoolWord.MEMBERS], words[PoolWord.SCHEDULE], int(PoolWord.HEADER)
         return Pool(tuple(words[start : start + members]), tuple(words[start + members : start + members + turns]))
 
+    def _numbers(self) -> list[int]:
+        """Of the endpoints that have slots."""
+        memory = self._maps["endpoints"].memory()
+        slots = memory.bytes.cast("I")[self._maps["endpoints"].leaf.slots.offset // 4 :: memory.step // 4]
+        return [number for number, count in enumerate(slots) if count]
+
     def _endpoint(self, number: int) -> Endpoint:
-        value = self._maps["endpoints"].memory()[number]
-        return Endpoint(
-            EndpointKey(ip_from_map(value.address), socket.ntohs(value.port), _PROTOCOLS[value.protocol]),
-            value.next_hop,
-            value.first,
-            value.slots,
-            tuple(ip_from_map(address) for address in value.snat if address),
-            self._maps["load"].memory()[number].ceiling,
-            self._maps["load"].memory()[number].half_open_limit,
-        )
+        """Decoded once for what the maps hold: as long as nothing changes, the same object is returned."""
+        row, load = self._maps["endpoints"].memory(), self._maps["load"].memory()[number]
+        raw = bytes(row.bytes[number * row.step : (number + 1) * row.step])
+        known = raw + struct.pack("QQ", load.ceiling, load.half_open_limit)
+        endpoint = self._endpoints.get(known)
+        if endpoint is None:
+            value = self._maps["endpoints"].leaf.from_buffer_copy(raw)
+            endpoint = self._endpoints[known] = Endpoint(
+                EndpointKey(ip_from_map(value.address), socket.ntohs(value.port), _PROTOCOLS[value.protocol]),
+                value.next_hop,
+                value.first,
+                value.slots,
+                tuple(ip_from_map(address) for address in value.snat if address),
+                load.ceiling,
+                load.half_open_limit,
+            )
+        return endpoint
 
     def _next_hops(self) -> dict[int, NextHop]:
         memory = self._maps["next_hops"].memory()
@@ -204,36 +220,37 @@ class Tables:
         table.set(value.id, table.leaf(pool=value.pool, idle_timeout=value.idle_timeout))
         self._listeners.set(_directory_key(*key), value.id)
 
-    def _delete_listener(self, key: ListenerKey, _: object) -> None:
+    def _delete_listener(self, key: ListenerKey, value: Listener) -> None:
         self._listeners.delete(_directory_key(*key))
+        self._maps["listeners"].set(value.id, self._maps["listeners"].leaf())  # its connections are orphans now
 
-    def _end_listener(self, key: ListenerKey, listener: Listener) -> None:
-        for _, endpoint in self._endpoints.entries():
-            self.sweep(endpoint, SweepMode.LISTENER, listener.id)
-        self._zero(self._maps["listener_counts"], listener.id)
+    def _end_listeners(self, steps: list[Step]) -> None:
+        self._end_orphans()
+        for step in steps:
+            self._zero(self._maps["listener_counts"], step.value.id)
+
+    def _end_orphans(self) -> None:
+        """All connections whose listener is gone."""
+        for number in self._numbers():
+            self._end(number, SweepMode.ORPHANS)
+
+    def _end(self, endpoint: int, mode: SweepMode) -> None:
+        if self._maps["load"].memory()[endpoint].head:  # else no slot of it was ever taken
+            self.sweep(endpoint, mode)
 
     def _set_pools(self, steps: list[Step]) -> None:
         fresh = {}
         for step in steps:
             pool: Pool = step.value
             words = (len(pool.members), len(pool.schedule), 0, 0, *pool.members, *pool.schedule)
-            fresh[step.key], memory = self._maps["pools"].new_inner(len(words))
-            memory.bytes[:] = struct.pack(f"{len(words)}Q", *words)  # 32-bit words, 8 bytes apart
+            content = struct.pack(f"{len(words)}Q", *words)  # 32-bit words, 8 bytes apart
+            fresh[step.key] = self._maps["pools"].new_inner(len(words), content)
         self._maps["pools"].set_inner(fresh)
 
-    def _make_tables(self, steps: list[Step]) -> None:
-        """Tables for the endpoints that are new: all slots free, and in the ring in their order."""
-        for number, endpoint in ((step.key, step.value) for step in steps):
-            if self._endpoints.get(_directory_key(*endpoint.key)) == number:
-                continue
-            connections = self._maps["conntrack"].memory().part(endpoint.first, endpoint.slots)
-            ring = self._maps["free_slots"].memory().part(endpoint.first, endpoint.slots)
-            connections.bytes[:] = bytes(len(connections.bytes))
-            free = range(endpoint.first, endpoint.first + endpoint.slots)
-            ring.bytes[:] = struct.pack(f"{endpoint.slots}Q", *free)
-            self._maps["load"].set(number, self._maps["load"].leaf(tail=endpoint.slots))
-
     def _set_endpoint(self, number: int, endpoint: Endpoint) -> None:
+        there = self._maps["endpoints"].memory()[number]
+        if (there.first, there.slots) != (endpoint.first, endpoint.slots):
+            self._make_table(number, endpoint)
         snat = [ip_to_map(address) for address in endpoint.snat]
         self._maps["endpoints"].set(
             number,
@@ -247,12 +264,18 @@ class Tables:
                 snat=tuple(snat + [0] * (4 - len(snat))),
             ),
         )
-        self._endpoints.set(_directory_key(*endpoint.key), number)
         its_load = self._maps["load"].memory()[number]
         its_load.half_open_limit, its_load.ceiling = endpoint.half_open_limit, endpoint.ceiling
 
-    def _delete_endpoint(self, number: int, endpoint: Endpoint) -> None:
-        self._endpoints.delete(_directory_key(*endpoint.key))
+    def _make_table(self, number: int, endpoint: Endpoint) -> None:
+        """All slots free, and in the ring in their order."""
+        connections = self._maps["conntrack"].memory().part(endpoint.first, endpoint.slots)
+        ring = self._maps["free_slots"].memory().part(endpoint.first, endpoint.slots)
+        connections.bytes[:] = bytes(len(connections.bytes))
+        ring.bytes[:] = array("Q", range(endpoint.first, endpoint.first + endpoint.slots)).tobytes()
+        self._maps["load"].set(number, self._maps["load"].leaf(tail=endpoint.slots))
+
+    def _delete_endpoint(self, number: int, _: Endpoint) -> None:
         self._maps["endpoints"].set(number, self._maps["endpoints"].leaf())
         self._maps["load"].set(number, self._maps["load"].leaf())
         self._zero(self._maps["endpoint_counts"], number)

@@ -1,0 +1,70 @@
+"""The HTTP application: all families together, on whatever service it is given. It opens no socket."""
+
+from uuid import uuid4
+
+from fastapi import FastAPI
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ipbackend import __version__
+from ipbackend.api import (
+    checks,
+    errors,
+    gateway,
+    healthmonitors,
+    ipgroups,
+    listeners,
+    live,
+    loadbalancers,
+    members,
+    networks,
+    pools,
+    quotas,
+    revisions,
+    statuses,
+    traffic,
+    zones,
+)
+from ipbackend.api.service import Service
+
+FAMILIES = (
+    *(loadbalancers, statuses, listeners, pools, members, healthmonitors, ipgroups, quotas, zones),
+    *(networks, gateway, traffic, revisions, live, checks),
+)
+
+
+class RequestIds:
+    """Draws an id for each request, and has every answer carry it, with a body or none."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        number = scope.setdefault("state", {})["request_id"] = str(uuid4())
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-Id"] = number
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
+def create_app(service: Service) -> FastAPI:
+    """The application; its OpenAPI document is at /openapi.json, and calls operations as the SDKs do."""
+    app = FastAPI(
+        title="ipbackend",
+        version=__version__,
+        description="The L4 part of the Elastic Load Balance API v3, and what a gateway has beside it.",
+        docs_url=None,
+        redoc_url=None,
+        responses=errors.RESPONSES,
+        generate_unique_id_function=lambda operation: operation.name,
+    )
+    app.state.service = service
+    app.add_middleware(RequestIds)
+    errors.register(app)
+    for family in FAMILIES:
+        app.include_router(family.operations)
+    return app

@@ -1,0 +1,61 @@
+"""`/ipbackend/checks`: whether the way to a network, or a member, is prepared. Ours."""
+
+from collections.abc import Iterable
+
+from ipbackend.api.base import OURS, Address, Answer, Body, Id, Integer, RequestId, Serving, Shown, router
+from ipbackend.errors import ConfigurationError
+from ipbackend.model import EndpointKey, Protocol
+from ipbackend.preparation import Finding
+
+operations = router(f"{OURS}/checks", "checks")
+PORT_MAX = 65_535
+
+
+class CheckedMember(Body):
+    """An address and a port that serve, or are to serve."""
+
+    address: Address
+    protocol_port: Integer
+    protocol: Protocol = Protocol.TCP
+
+
+class CheckedMemberBody(Body):
+    """The envelope."""
+
+    member: CheckedMember
+
+
+class FindingShown(Shown):
+    """What a step found: good, bad, or null where it could not tell; and what to do about it."""
+
+    step: str
+    good: bool | None
+    what: str
+    remedy: str
+
+
+class FindingsAnswer(Answer):
+    """All steps that were taken."""
+
+    findings: list[FindingShown]
+
+
+def _answer(findings: Iterable[Finding], request_id: str) -> FindingsAnswer:
+    return FindingsAnswer(findings=[FindingShown(**one._asdict()) for one in findings], request_id=request_id)
+
+
+@operations.post("/members")
+async def check_member(
+    service: Serving, request_id: RequestId, project_id: Id, body: CheckedMemberBody
+) -> FindingsAnswer:
+    """Try a member on the data path, whether it is one already or not."""
+    one = body.member
+    if not 1 <= one.protocol_port <= PORT_MAX:
+        raise ConfigurationError(f"protocol_port: {one.protocol_port} is out of range (write 1 to {PORT_MAX})")
+    return _answer(await service.examine(EndpointKey(one.address, one.protocol_port, one.protocol)), request_id)
+
+
+@operations.post("/networks/{number}")
+async def check_network(service: Serving, request_id: RequestId, project_id: Id, number: Id) -> FindingsAnswer:
+    """Look at the way to a network; its members are asked one by one."""
+    return _answer(await service.examine_network(number), request_id)

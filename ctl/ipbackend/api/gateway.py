@@ -1,0 +1,150 @@
+"""`/ipbackend/gateway` and `/ipbackend/status`: this machine, of which there is one, and how it is."""
+
+from dataclasses import replace
+
+from pydantic import Field
+
+from ipbackend.api.base import (
+    OURS,
+    Address,
+    Answer,
+    Author,
+    Body,
+    Changes,
+    Cidr,
+    Id,
+    Integer,
+    RequestId,
+    Serving,
+    Shown,
+    Text,
+    router,
+)
+from ipbackend.api.service import Service
+from ipbackend.codec import to_plain
+from ipbackend.configuration import Configuration
+from ipbackend.errors import ConfigurationError, Kind, Problem
+from ipbackend.model import AttachMode, Gateway
+
+operations = router(OURS, "gateway")
+
+
+class Settings(Changes):
+    """What the gateway is; of one that is there, what is not sent stays."""
+
+    interfaces: list[Text] = Field(default_factory=list, max_length=64)
+    snat_addresses: list[Address] = Field(default_factory=list, max_length=4)
+    snat_interface: Text = ""
+    max_connections: Integer = 1_000_000
+    attach_mode: AttachMode = AttachMode.AUTO
+    syn_sent_timeout: Integer = 5
+    syn_received_timeout: Integer = 15
+    closing_timeout: Integer = 15
+    rest: Integer = 60
+    half_open_percent: Integer = 10
+    private_ranges: list[Cidr] = Field(default_factory=list, max_length=64)
+
+
+class SettingsBody(Body):
+    """The envelope."""
+
+    gateway: Settings
+
+
+class GatewayShown(Shown):
+    """All of it."""
+
+    interfaces: list[str]
+    snat_addresses: list[str]
+    snat_interface: str
+    max_connections: int
+    attach_mode: AttachMode
+    syn_sent_timeout: int
+    syn_received_timeout: int
+    closing_timeout: int
+    rest: int
+    half_open_percent: int
+    private_ranges: list[str]
+
+
+class GatewayAnswer(Answer):
+    """The envelope."""
+
+    gateway: GatewayShown
+
+
+class StatusShown(Shown):
+    """How it is: `problem` says why not everything is as wanted, `drift` what others changed."""
+
+    revision: int
+    forwarding: bool
+    problem: str | None
+    drift: list[str]
+    resources: dict[str, int]
+    endpoints: int
+
+
+class StatusAnswer(Answer):
+    """The envelope."""
+
+    status: StatusShown
+
+
+def _answer(service: Service, request_id: str) -> GatewayAnswer:
+    one = GatewayShown(**to_plain(_there(service.configuration)))
+    return GatewayAnswer(gateway=one, request_id=request_id)
+
+
+def _there(have: Configuration) -> Gateway:
+    if have.gateway is None:
+        raise ConfigurationError(Problem("gateway: there is none yet (set its interfaces and addresses)", Kind.MISSING))
+    return have.gateway
+
+
+@operations.get("/gateway")
+async def show_gateway(service: Serving, request_id: RequestId, project_id: Id) -> GatewayAnswer:
+    """Show the gateway."""
+    return _answer(service, request_id)
+
+
+@operations.put("/gateway")
+async def update_gateway(
+    service: Serving, author: Author, request_id: RequestId, project_id: Id, body: SettingsBody
+) -> GatewayAnswer:
+    """Set up the gateway, or change it. SNAT addresses, size and mode change only while there are no members."""
+    fields = body.gateway.fields_given()
+
+    def edit(have: Configuration) -> Configuration:
+        start = vars(have.gateway) if have.gateway else {"interfaces": (), "snat_addresses": ()}
+        return replace(have, gateway=Gateway(**{**start, **fields}))
+
+    await service.change(author, edit)
+    return _answer(service, request_id)
+
+
+@operations.delete("/gateway", status_code=204)
+async def delete_gateway(service: Serving, author: Author, project_id: Id) -> None:
+    """Forward nothing any more; everything else must be deleted first."""
+
+    def edit(have: Configuration) -> Configuration:
+        _there(have)
+        return replace(have, gateway=None)
+
+    await service.change(author, edit)
+
+
+@operations.get("/status")
+async def show_status(service: Serving, request_id: RequestId, project_id: Id) -> StatusAnswer:
+    """Whether everything is as wanted."""
+    have = service.configuration
+    counts = {section: len(resources) for section, resources in have.sections()}
+    counts["members"] = sum(len(pool.members) for pool in have.pools.values())
+    status = StatusShown(
+        revision=service.revision,
+        forwarding=service.forwarding,
+        problem=service.problem or None,
+        drift=service.drift,
+        resources=counts,
+        endpoints=len(have.endpoints),
+    )
+    return StatusAnswer(status=status, request_id=request_id)

@@ -1,0 +1,63 @@
+"""What the API asks of whoever serves it. It knows no threads, maps or files: the daemon does, or a test."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+from ipbackend.changes import Change
+from ipbackend.configuration import Configuration
+from ipbackend.edits import Edit
+from ipbackend.model import EndpointKey
+from ipbackend.preparation import Finding
+from ipbackend.store import Revision, Stamp
+from ipbackend.view import View
+
+Found = TypeVar("Found")
+
+
+class Service(Protocol):
+    """Looks are immediate; changes wait for their turn, and are kept and applied when they return."""
+
+    @property
+    def configuration(self) -> Configuration:
+        """What is in force."""
+
+    @property
+    def stamps(self) -> Mapping[str, Stamp]:
+        """When each resource was made and last changed, by id."""
+
+    @property
+    def revision(self) -> int:
+        """The number of the last change."""
+
+    @property
+    def problem(self) -> str:
+        """Why not everything is as wanted, or nothing."""
+
+    @property
+    def drift(self) -> list[str]:
+        """What others changed, as the last look at the kernel found it."""
+
+    @property
+    def forwarding(self) -> bool:
+        """Whether there is a data plane."""
+
+    async def look(self, read: Callable[[View], Found]) -> Found:
+        """What `read` finds in the data plane, while all else goes on. NotRunningError: there is none."""
+
+    async def change(self, author: str, edit: Edit, what: str = "", dry_run: bool = False) -> list[Change]:
+        """Bring everything to what `edit` makes of what is in force. IpbackendError: refused, nothing changed."""
+
+    async def roll_back(self, author: str, number: int) -> list[Change]:
+        """Make the state of a revision a new one."""
+
+    async def history(self, limit: int) -> list[Revision]:
+        """The last revisions, the newest first."""
+
+    async def changes(self, number: int) -> list[Change]:
+        """What a revision changed."""
+
+    async def examine(self, key: EndpointKey) -> Sequence[Finding]:
+        """Whether a member that is there, or to be added, is prepared."""
+
+    async def examine_network(self, number: str) -> Sequence[Finding]:
+        """Whether the way to a network is prepared."""

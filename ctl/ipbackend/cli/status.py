@@ -1,0 +1,71 @@
+"""`ipbackend status`: the whole gateway on one screen."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ipbackend.cli import output as out
+from ipbackend.client import Client
+from ipbackend.verdicts import MEANINGS
+
+ROWS = 12  # of listeners, pools and losses each: it is one screen
+VERDICTS = {verdict.name: meaning for verdict, meaning in MEANINGS.items()}
+
+
+@click.command()
+@out.choice
+@click.pass_context
+def status(ctx: click.Context, output: out.Format) -> None:
+    """Show the gateway: what it serves, how full it is, what it lost, and what is not as wanted.
+
+    The exit status is 1 where something is not as wanted.
+
+    Example: ipbackend status
+    """
+    run_directory: Path = ctx.obj
+    with Client(run_directory) as client:
+        whole = client.request("GET", "/ipbackend/status")["status"]
+        gateway = client.request("GET", "/ipbackend/gateway")["gateway"] if whole["forwarding"] else None
+        live = client.request("GET", "/ipbackend/live")["live"]
+    if output is out.Format.TABLE:
+        _show(whole, gateway, live)
+    else:
+        out.show_data(output, {**whole, "gateway": gateway, "live": live})
+    if whole["problem"] or whole["drift"]:
+        ctx.exit(1)
+
+
+def _show(whole: dict[str, Any], gateway: dict[str, Any] | None, live: dict[str, Any] | None) -> None:
+    if gateway and live:
+        limit, active = gateway["max_connections"], live["active"]
+        interfaces = ", ".join(gateway["interfaces"])
+        click.echo(f"gateway      forwarding on {interfaces}, SNAT {', '.join(gateway['snat_addresses'])}")
+        click.echo(
+            f"connections  {active:,} open of {limit:,} ({_percent(active, limit)}), {whole['endpoints']:,} endpoints"
+        )
+    else:
+        click.echo("gateway      forwards nothing" + ("" if whole["problem"] else ": there is none yet"))
+    click.echo(f"revision     {whole['revision']}")
+    for line in [*([whole["problem"]] if whole["problem"] else []), *whole["drift"]]:
+        click.secho(f"not as wanted: {line}", fg="red")
+    if live:
+        _table("listener", ("name", "at", "protocol", "pool", "opened", "refused"), live["listeners"])
+        _table("pool", ("name", "protocol", "members", "up", "active", "room"), live["pools"])
+        fullest = [{**one, "used": _percent(one["active"], one["ceiling"])} for one in live["fullest"] if one["active"]]
+        _table("fullest", ("member", "protocol", "active", "ceiling", "used"), fullest)
+        lost = sorted(live["lost"].items(), key=lambda pair: -pair[1])
+        lines = [{"lost": name, "packets": count, "meaning": VERDICTS[name]} for name, count in lost]
+        _table("reason", ("lost", "packets", "meaning"), lines)
+
+
+def _table(what: str, columns: tuple[str, ...], lines: list[dict[str, Any]]) -> None:
+    if not lines:
+        return
+    click.echo(f"\n{out.table(columns, [[line[name] for name in columns] for line in lines[:ROWS]])}")
+    if len(lines) > ROWS:
+        click.echo(f"… {len(lines) - ROWS:,} more (`ipbackend {what} list`)")
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %"

@@ -1,0 +1,224 @@
+"""One gateway under control: what is wanted (the store) and what is (the data plane), changed one change at a time.
+
+Everything here is done by one thread, in the order it was asked for. It knows no requests, and not when to act.
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from ipbackend.changes import Change, between
+from ipbackend.configuration import Configuration, check_transition
+from ipbackend.datapath.maps import Maps
+from ipbackend.edits import Edit
+from ipbackend.errors import IpbackendError, NetworkError, NotRunningError
+from ipbackend.forwarding import Forwarding, unload
+from ipbackend.model import EndpointKey, Gateway
+from ipbackend.network import Network
+from ipbackend.plan import gateway_of
+from ipbackend.preparation import Finding
+from ipbackend.store import LINK, Revision, Stamp, Store
+from ipbackend.view import View
+
+log = logging.getLogger(__name__)
+
+Apply = Callable[[Configuration, Configuration], None]
+SHOWN = 20  # differences that are logged one by one; more are counted
+PATIENCE = 16  # refreshes at most between attempts to load what could not be loaded
+
+
+class Control:
+    """The store at `store_path` and the data plane under `run_directory`, kept in step.
+
+    `configuration`, `stamps` and `revision` are what is in force: they change as a whole, and may be read by
+    any thread. Without a gateway in the store there is no data plane: it waits to be told its interfaces.
+    """
+
+    def __init__(self, store_path: Path, run_directory: Path, observe: bool = False) -> None:
+        """Open the store. StoreError: it cannot be used; whatever forwards goes on."""
+        self._run_directory = run_directory
+        self._observe = observe
+        self._opened = contextlib.ExitStack()
+        self._store = self._opened.enter_context(Store(store_path))
+        self.network = self._opened.enter_context(contextlib.closing(Network()))
+        self._forwarding: Forwarding | None = None
+        self._skipped, self._patience = 0, 1  # refreshes since the last attempt to load, and before the next one
+        self.problem = ""  # why not everything is as wanted, or nothing
+        self.drift: list[str] = []  # what others changed, as the last refresh found it
+        self._publish()
+        link = run_directory / LINK
+        link.unlink(missing_ok=True)
+        link.symlink_to(store_path.absolute())
+
+    def close(self) -> None:
+        """Let go; the data plane forwards on."""
+        if self._forwarding:
+            self._forwarding.close()
+        self._opened.close()
+
+    @property
+    def forwarding(self) -> bool:
+        """Whether there is a data plane."""
+        return self._forwarding is not None
+
+    @contextlib.contextmanager
+    def looking(self) -> Iterator[View]:
+        """A look at the data plane, by any thread: what is wanted or loaded may change meanwhile.
+
+        NotRunningError: nothing is loaded.
+        """
+        forwarding = self._forwarding
+        if forwarding is None:
+            raise NotRunningError("gateway: nothing is loaded (set its interfaces and SNAT addresses)")
+        with Maps(self._run_directory) as maps:  # descriptors of our own: those of the data plane may be closed
+            yield View(maps, self.configuration, forwarding.reconciler.entries)
+
+    def start(self) -> None:
+        """Take over or set up the data plane. Where that fails, say so and try again with every refresh."""
+        if self.configuration.gateway is None:
+            log.info("there is no gateway yet: set its interfaces and SNAT addresses (`ipbackend apply -f FILE`)")
+            return
+        try:
+            self._load(self.configuration).start(self.configuration)
+            self.problem = ""
+        except IpbackendError as error:
+            self._failed(error)
+            self._close_forwarding()
+
+    def change(self, author: str, edit: Edit, what: str = "", dry_run: bool = False) -> list[Change]:
+        """Bring what is wanted, and then the kernel, to what `edit` makes of it; returns what that changed.
+
+        It is kept and applied when this returns, or refused by an IpbackendError, and then nothing has changed.
+        """
+        have = self.configuration
+        want = edit(have)
+        check_transition(have, want)
+        changes = between(have, want)
+        reload = _reloads(have, want) or (want.gateway is not None and self._forwarding is None)
+        if self._forwarding and not reload:
+            self._forwarding.check(want)
+        if not dry_run:
+            self._keep(have, want, author, what, self._reload if reload else self._apply)
+        return changes
+
+    def roll_back(self, author: str, number: int) -> list[Change]:
+        """Make the state of revision `number` a new revision."""
+        return self.change(author, lambda _: self._store.at(number), f"rolled back to revision {number}")
+
+    def history(self, limit: int) -> list[Revision]:
+        """The last revisions, the newest first."""
+        return self._store.history(limit)
+
+    def changes(self, number: int) -> list[Change]:
+        """What a revision changed."""
+        return self._store.changes(number)
+
+    def refresh(self) -> None:
+        """Follow next hops and interfaces, and put right, or only report, what others changed."""
+        if self.configuration.gateway is None:
+            return
+        if self._forwarding is None:
+            self._skipped += 1
+            if self._skipped >= self._patience:
+                self._skipped, self._patience = 0, min(2 * self._patience, PATIENCE)
+                self.start()
+            return
+        try:
+            drift = self._forwarding.refresh(self.configuration, self._observe)
+        except IpbackendError as error:
+            self._failed(error)
+            return
+        if drift != self.drift or not self._observe:
+            for line in drift[:SHOWN]:
+                log.warning("drift: %s%s", line, " (only observed)" if self._observe else ", put back")
+            if len(drift) > SHOWN:
+                log.warning("drift: %d more", len(drift) - SHOWN)
+        self.drift = drift
+        if self.problem:
+            log.info("everything is as wanted again")
+        self.problem = ""
+
+    def sweep(self) -> None:
+        """End what has been silent for too long."""
+        if self._forwarding:
+            self._forwarding.sweep()
+
+    def examine(self, key: EndpointKey) -> list[Finding]:
+        """Whether a member that is there, or to be added, is prepared."""
+        return list(self._forwarding_now().examine(self.configuration, key))
+
+    def examine_network(self, number: str) -> list[Finding]:
+        """Whether the way to a network is prepared."""
+        return list(self._forwarding_now().examine_network(self.configuration, number))
+
+    def _forwarding_now(self) -> Forwarding:
+        if self._forwarding is None:
+            raise NetworkError(f"nothing is forwarded: {self.problem or 'there is no gateway yet (set it up first)'}")
+        return self._forwarding
+
+    def _publish(self) -> None:
+        self.configuration: Configuration = self._store.configuration
+        self.stamps: Mapping[str, Stamp] = self._store.stamps
+        self.revision: int = self._store.revision
+
+    def _keep(self, have: Configuration, want: Configuration, author: str, what: str, apply: Apply) -> None:
+        """Store, then apply; what the kernel refuses after all is taken back in both."""
+        started = time.monotonic()
+        number = self._store.write(want, author, what)
+        kept = time.monotonic()
+        try:
+            apply(have, want)
+        except BaseException as error:
+            log.error("revision %d could not be applied and is taken back: %s", number, error)
+            try:
+                if number != self.revision:
+                    self._store.undo(number, have)
+            finally:
+                with contextlib.suppress(IpbackendError):
+                    apply(want, have)
+            raise
+        if number != self.revision:
+            times = (kept - started, time.monotonic() - kept)
+            log.info("revision %d by %s is in force (kept in %.2f s, applied in %.2f s)", number, author, *times)
+        self._publish()
+
+    def _apply(self, _: Configuration, want: Configuration) -> None:
+        if self._forwarding:
+            self._forwarding.apply(want)
+
+    def _reload(self, have: Configuration, want: Configuration) -> None:
+        """A data plane made anew. If it is for other settings there are no members, hence no connections to lose."""
+        self._close_forwarding()
+        if have.gateway and _reloads(have, want):
+            unload(self._run_directory, self.network)
+        if want.gateway:
+            self._load(want).start(want)
+        self.problem = ""
+
+    def _load(self, wanted: Configuration) -> Forwarding:
+        self._forwarding = Forwarding(self._run_directory, self.network, gateway_of(wanted))
+        try:
+            self._forwarding.check(wanted)
+        except BaseException:
+            self._close_forwarding()
+            raise
+        return self._forwarding
+
+    def _close_forwarding(self) -> None:
+        if self._forwarding:
+            self._forwarding.close()
+            self._forwarding = None
+
+    def _failed(self, error: IpbackendError) -> None:
+        if str(error) != self.problem:
+            log.error("not everything is as wanted: %s", error)
+        self.problem = str(error)
+
+
+def _reloads(have: Configuration, want: Configuration) -> bool:
+    """Whether the data plane must be made anew: check_transition lets that happen only without members."""
+    if have.gateway is None or want.gateway is None:
+        return have.gateway is not want.gateway
+    return any(getattr(have.gateway, name) != getattr(want.gateway, name) for name in Gateway.FIXED)
