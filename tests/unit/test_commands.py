@@ -138,9 +138,9 @@ def test_members_from_a_file_are_one_request_a_batch(answering: Kept, tmp_path: 
 def test_members_from_stdin(answering: Kept) -> None:
     text = "address,port,weight,name\n10.0.0.130,81,,left\n\n10.0.0.131,81,0,\n"
 
-    assert said("member add --from - --pool web", input=text) == "2 members added to web\n"
+    assert said("member add --from - --pool web --weight 9", input=text) == "2 members added to web\n"
     left, right = answering.configuration.pools["web"].members[3:]
-    assert (left.weight, left.name, right.weight, right.name) == (1, "left", 0, "")
+    assert (left.weight, left.name, right.weight, right.name) == (9, "left", 0, "")
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ def test_export_is_taken_back_without_a_change(answering: Kept, tmp_path: Path) 
     for prune in ("", "--prune"):
         assert said(f"apply -f {file} --dry-run {prune}") == "nothing to change\nnothing was changed\n"
     assert "# health monitors, which no file holds: 1" in file.read_text()
+    assert "idle_timeout" not in file.read_text()  # what has its default is not written
     emptied = to_toml(replace(NAMED, health_monitors={}, ip_groups={}))
     assert config.parse(emptied, "again", config.EMPTY).load_balancers.keys() != NAMED.load_balancers.keys()
     assert to_toml(config.parse(emptied, "again", config.EMPTY)) == emptied
