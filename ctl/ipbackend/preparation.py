@@ -147,8 +147,11 @@ def _answered(configuration: Configuration, key: EndpointKey, attempts: list[Att
         what = f"refuses connections to port {key.port} (RST), from {_listed(one.snat for one in heard)}"
         return Finding("member", False, what, "start its service, or correct the port")
     if heard:
-        fastest = min(one.seconds for one in heard) * 1000
-        return Finding("member", True, f"answers {_listed(one.snat for one in heard)}, in {fastest:.1f} ms")
+        fastest, tried = min(one.seconds for one in heard) * 1000, {one.snat for one in attempts}
+        what = f"answers {_listed(one.snat for one in heard)}, in {fastest:.1f} ms"
+        untried = [address for address in gateway_of(configuration).snat_addresses if address not in tried]
+        remedy = f"try again when it has room: {_listed(untried)} were not tried" if untried else ""
+        return Finding("member", None if untried else True, what, remedy)
     own, why = _own(key, network)
     what = f"does not answer the SNAT addresses {everyone}"
     if why is None:
