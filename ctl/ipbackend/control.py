@@ -13,7 +13,7 @@ from ipbackend.changes import Change, between
 from ipbackend.configuration import Configuration, check_transition
 from ipbackend.datapath.maps import Maps
 from ipbackend.edits import Edit
-from ipbackend.errors import IpbackendError, NetworkError, NotRunningError
+from ipbackend.errors import IpbackendError, NotRunningError
 from ipbackend.forwarding import Forwarding, unload
 from ipbackend.model import EndpointKey, Gateway
 from ipbackend.network import Network
@@ -155,7 +155,7 @@ class Control:
 
     def _forwarding_now(self) -> Forwarding:
         if self._forwarding is None:
-            raise NetworkError(f"nothing is forwarded: {self.problem or 'there is no gateway yet (set it up first)'}")
+            raise NotRunningError(self.problem or "gateway: nothing is loaded (set its interfaces and SNAT addresses)")
         return self._forwarding
 
     def _publish(self) -> None:

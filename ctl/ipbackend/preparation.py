@@ -6,7 +6,6 @@ that stays, and must have the turn of the thread that changes the gateway.
 
 import errno
 import os
-import select
 import socket
 import struct
 import time
@@ -21,10 +20,11 @@ from ipbackend.model import Network as Wanted
 from ipbackend.network import Network
 from ipbackend.plan import gateway_of
 from ipbackend.tap import Tap
-from ipbackend.trial import Answer, Attempt, Trial
+from ipbackend.trial import LARGEST, Answer, Attempt, Trial
 
 RESOLVE = 1.5  # seconds for a next hop to answer ARP: the kernel asks once a second
 CONNECT = 1.0  # seconds for the member to answer the gateway's own address
+POLL = 0.01
 SMALLEST_MTU = 576  # that any host must take (RFC 791)
 
 
@@ -128,13 +128,11 @@ def _next_hop(wanted: Wanted, address: IPv4Address, network: Network) -> Finding
         if not asked or (there and there.dormant):
             network.resolve(address, link.index)
             asked = True
-        left = end - time.monotonic()
-        if left <= 0:
+        if time.monotonic() > end:
             what = f"{address} does not answer ARP on {wanted.interface}"
             whose = "the router" if wanted.next_hop else "the member"
             return Finding("next hop", False, what, f"start {whose}, or correct its address or the interface")
-        select.select([network.fileno()], [], [], min(left, 0.1))
-        network.changed()
+        time.sleep(POLL)  # the kernel's reports are the loop's to read
 
 
 def _answered(configuration: Configuration, key: EndpointKey, attempts: list[Attempt], network: Network) -> Finding:
@@ -149,8 +147,11 @@ def _answered(configuration: Configuration, key: EndpointKey, attempts: list[Att
         what = f"refuses connections to port {key.port} (RST), from {_listed(one.snat for one in heard)}"
         return Finding("member", False, what, "start its service, or correct the port")
     if heard:
-        fastest = min(one.seconds for one in heard) * 1000
-        return Finding("member", True, f"answers {_listed(one.snat for one in heard)}, in {fastest:.1f} ms")
+        fastest, tried = min(one.seconds for one in heard) * 1000, {one.snat for one in attempts}
+        what = f"answers {_listed(one.snat for one in heard)}, in {fastest:.1f} ms"
+        untried = [address for address in gateway_of(configuration).snat_addresses if address not in tried]
+        remedy = f"try again when it has room: {_listed(untried)} were not tried" if untried else ""
+        return Finding("member", None if untried else True, what, remedy)
     own, why = _own(key, network)
     what = f"does not answer the SNAT addresses {everyone}"
     if why is None:
@@ -179,9 +180,11 @@ def _path_mtu(attempt: Attempt, mtu: int, trial: Trial) -> Finding:
     """By segments that may not be fragmented, where the member answers such; else what the way is said to carry."""
     if attempt.answer is not Answer.OPEN or not trial.carries(attempt, SMALLEST_MTU):
         return Finding("path MTU", None, f"{mtu} by the route; the member answers nothing that would tell")
-    if trial.carries(attempt, mtu):
-        return Finding("path MTU", True, f"{mtu}: a packet of that size arrives unfragmented")
-    fits, above = SMALLEST_MTU, mtu
+    largest = min(mtu, LARGEST)
+    if trial.carries(attempt, largest):
+        more = f"; the route says {mtu}" if mtu > largest else ""
+        return Finding("path MTU", True, f"{largest}: a packet of that size arrives unfragmented{more}")
+    fits, above = SMALLEST_MTU, largest
     while above - fits > 1:
         middle = (fits + above) // 2
         fits, above = (middle, above) if trial.carries(attempt, middle) else (fits, middle)

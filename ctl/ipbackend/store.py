@@ -321,7 +321,7 @@ class Store:
             what = f"{self._path}: cannot {doing}: {error.strerror} (name a place that can be used)"
             raise StoreError(what) from error
         except sqlite3.Error as error:
-            remedy = _REMEDIES.get(error.sqlite_errorname, "see `dmesg`; nothing was changed")
+            remedy = _REMEDIES.get(getattr(error, "sqlite_errorname", ""), "see `dmesg`; nothing was changed")
             raise StoreError(f"{self._path}: cannot {doing}: {error} ({remedy})") from error
 
 

@@ -44,6 +44,7 @@ REPEAT = 0.4  # seconds until a SYN is sent again: one may be lost
 PATIENCE = 1.2  # seconds for an answer
 ECHO = 0.15  # seconds for an answer of a member that has answered faster than that
 POLL = 0.001
+LARGEST = 3_500  # bytes of IP: with its link header, what a page holds for a program that is run by hand
 HEADERS = 40  # bytes of IP and TCP
 _REDIRECT = 4  # XDP_REDIRECT: on to the member; whatever is refused goes back where it came from
 _MSS = struct.pack("!BBH", 2, 4, 1460)

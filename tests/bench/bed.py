@@ -45,6 +45,7 @@ def configured(dataplane: Dataplane, *listeners: str) -> None:
     """These listeners, reached and answered by one interface, and handshakes up to the ceilings."""
     dataplane.member_interface = cast.CLIENT_INTERFACE
     networks = cast.NETWORKS.replace("[gateway]", "[gateway]\nmax_connections = 16000000")
+    dataplane.configure(networks)  # whatever tables there were are gone, and their slots free
     dataplane.configure(cast.all_half_open(networks) + "".join(listeners))
 
 

@@ -77,19 +77,25 @@ class Sdk:
 
 
 @contextlib.contextmanager
-def sdk(namespace: Namespace, path: Path) -> Iterator[Sdk]:
-    """The SDK in a namespace, asking the daemon behind the socket at `path`."""
+def bridged(namespace: Namespace, path: Path) -> Iterator[str]:
+    """The URL by which the daemon behind the socket at `path` is reached inside a namespace."""
     with namespace:
         bridge = Bridge(path)
     os.environ["no_proxy"] = LOCALHOST
     with bridge:
         thread = threading.Thread(target=bridge.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()
+        yield f"http://{LOCALHOST}:{bridge.server_address[1]}"
+        bridge.shutdown()
+        thread.join()
+
+
+@contextlib.contextmanager
+def sdk(namespace: Namespace, path: Path) -> Iterator[Sdk]:
+    """The SDK in a namespace, asking the daemon behind the socket at `path`."""
+    with bridged(namespace, path) as endpoint:
         # A project that is given saves the SDK from asking an identity service for it.
         credentials = BasicCredentials("ak", "sk", PROJECT)
-        endpoint = f"http://{LOCALHOST}:{bridge.server_address[1]}"
         client = elb.ElbClient.new_builder().with_credentials(credentials).with_endpoint(endpoint).build()
         yield Sdk(client, namespace)
         client.close()
-        bridge.shutdown()
-        thread.join()

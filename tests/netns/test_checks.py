@@ -280,6 +280,17 @@ def test_a_member_at_its_ceiling_takes_no_check(gateway: Gateway, lab: Lab) -> N
     assert found["member"]["what"] == "takes no connection now: it is at its ceiling"
 
 
+def test_a_member_with_little_room_is_not_tried_from_every_address(gateway: Gateway) -> None:
+    text = CONFIGURATION.replace("port = 8080, weight = 2 }", "port = 8080, weight = 2, max_connections = 1 }", 1)
+    with applied(gateway, text):
+        found = checked(gateway, f"{MEMBERS['member-2']}:8080")["member"]
+
+    (tried,) = (snat for snat in SNATS if snat in found["what"])
+    assert found["good"] is None
+    others = ", ".join(snat for snat in SNATS if snat != tried)
+    assert found["remedy"] == f"try again when it has room: {others} were not tried"
+
+
 def test_udp_is_not_asked(gateway: Gateway) -> None:
     done = gateway.json("member", "check", f"{MEMBERS['member-1']}:5353", "--protocol", "UDP")
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from ipbackend.abi import Road
 from ipbackend.client import Client
 from ipbackend.config import parse
 from ipbackend.datapath.directory import Directory, key_of
@@ -145,6 +146,24 @@ def test_what_the_kernel_refuses_is_not_kept(lab: Lab, gateway: Gateway) -> None
     assert gateway.json("member", "list", "--pool", "web")[0]["weight"] == 3
 
 
+def test_what_the_kernel_refuses_at_last_is_taken_back(lab: Lab, gateway: Gateway) -> None:
+    """A next hop on no link: only the kernel knows, when the change is kept already."""
+    before, said = status(gateway), len(gateway.log())
+    more = '\n[networks.more]\nkind = "vpn"\ncidrs = ["172.20.0.0/16"]\nnext_hop = "10.77.0.9"\n'
+    with connect(lab["client"], None, WEB) as connection:
+        identity = connection.get().identity
+        with pytest.raises(ServiceError, match=r"route to 172\.20\.0\.0/16 via 10\.77\.0\.9: .*must be a neighbour"):
+            gateway.apply((CONFIGURATION + more).replace("weight = 3", "weight = 4"))
+        assert "could not be applied and is taken back: route to 172.20.0.0/16" in gateway.log()[said:]
+        assert status(gateway) == before
+        (row,) = ask(gateway, "GET", "/ipbackend/revisions", limit=1)["revisions"]
+        assert row["number"] == before["revision"]
+        assert gateway.json("member", "list", "--pool", "web")[0]["weight"] == 3
+        assert connection.get().identity == identity
+    gateway.apply(CONFIGURATION.replace("weight = 3", "weight = 4"))
+    assert status(gateway)["revision"] == before["revision"] + 2  # numbers are never used again
+
+
 def test_a_thousand_members_are_one_change_and_one_swap(lab: Lab, gateway: Gateway) -> None:
     def many(weight: int) -> str:
         rows = [
@@ -200,6 +219,12 @@ def clear(directory: Directory) -> None:
         directory.delete(key)
 
 
+def without_roads(lab: Lab, gateway: Gateway) -> None:
+    with maps(gateway) as opened:
+        for road in Road:
+            opened["roads"].delete(int(road))
+
+
 def without_listener(lab: Lab, gateway: Gateway) -> None:
     with maps(gateway) as opened:
         clear(opened.directory("listeners_by_addr"))
@@ -240,6 +265,7 @@ def without_ceiling(lab: Lab, gateway: Gateway) -> None:
         (without_route, "route to 192.168.50.0/24 missing"),
         (without_address, f"address {SHOP_VIP} missing from eth0"),
         (without_program, "XDP detached from eth0"),
+        (without_roads, "program OPEN missing"),
         (without_listener, f"map listeners: to set {SHOP_VIP}:80/TCP"),
         (without_vip, f"map addresses: to set {SHOP_VIP}"),
         (without_endpoint_ids, "map endpoint_ids: to set 10.0.0.11:8080/TCP"),

@@ -207,7 +207,7 @@ def load(connections: int) -> Iterator[Dataplane]:
 @pytest.fixture(scope="session")
 def loaded(own_run: None) -> Iterator[Dataplane]:
     """Once for all tests."""
-    with load(900_000) as dataplane:
+    with load(1_200_000) as dataplane:
         yield dataplane
 
 

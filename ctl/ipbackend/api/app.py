@@ -63,6 +63,7 @@ def create_app(service: Service) -> FastAPI:
         generate_unique_id_function=lambda operation: operation.name,
     )
     app.state.service = service
+    app.state.operations = [operation for family in FAMILIES for operation in family.operations.routes]
     app.add_middleware(RequestIds)
     errors.register(app)
     for family in FAMILIES:

@@ -1,12 +1,14 @@
 """How refusals look to programs: a status, the published error code and text, and what the refusal says itself."""
 
 import logging
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from ipbackend.api.base import Refusal, request_id
 from ipbackend.errors import (
@@ -112,8 +114,17 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 
 async def _no_such_operation(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    code = _OF_STATUS.get(error.status_code, "ELB.8902")
-    return _answered(request, error.status_code, code, "", str(error.detail), headers=error.headers)
+    code, headers = _OF_STATUS.get(error.status_code, "ELB.8902"), error.headers
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:  # routes are one a method, and each knows but its own
+        headers = {"Allow": ", ".join(sorted(_methods(request)))}
+    return _answered(request, error.status_code, code, "", str(error.detail), headers=headers)
+
+
+def _methods(request: Request) -> set[str]:
+    """What a path can be asked by (RFC 9110, 10.2.1)."""
+    operations: list[Route] = request.app.state.operations
+    matching = [route for route in operations if route.matches(request.scope)[0] is not Match.NONE]
+    return {method for route in matching if route.path == matching[0].path for method in route.methods or ()}
 
 
 async def _bug(request: Request, error: Exception) -> JSONResponse:
