@@ -14,6 +14,7 @@ import resource
 import signal
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -42,6 +43,7 @@ REFRESH = 5.0  # seconds after which everything is compared with the kernel, eve
 SHARE = 9  # a sweep or a look at the kernel is followed by a pause of so many times what it took
 SETTLE = 0.2  # seconds that netlink events are gathered
 GOODBYE = 5  # seconds that requests under way have when the daemon stops
+STOPPING = (signal.SIGTERM, signal.SIGINT)
 Result = TypeVar("Result")
 
 
@@ -159,8 +161,9 @@ async def _serve(run_directory: Path, store: Path, observe: bool) -> None:
         control = await loop.run_in_executor(thread, Control, store, run_directory, observe)
         try:
             await loop.run_in_executor(thread, control.start)
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in STOPPING:
                 loop.add_signal_handler(number, stopped.set)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # whoever started us may have blocked them
             server = Server(
                 uvicorn.Config(
                     create_app(Service(control, thread)),
@@ -204,13 +207,19 @@ async def _keep(control: Control, thread: ThreadPoolExecutor) -> None:
                 reported.clear()
                 due["refresh"] = min(due["refresh"], max(loop.time() + SETTLE, rested["refresh"]))
             for name, work, pause in (("sweep", control.sweep, TICK), ("refresh", control.refresh, REFRESH)):
-                began = loop.time()
-                if began >= due[name]:
-                    await loop.run_in_executor(thread, work)
-                    rested[name] = loop.time() + SHARE * (loop.time() - began)
+                if loop.time() >= due[name]:
+                    took = await loop.run_in_executor(thread, _timed, work)
+                    rested[name] = loop.time() + SHARE * took
                     due[name] = max(loop.time() + pause, rested[name])
     finally:
         loop.remove_reader(control.network.fileno())
+
+
+def _timed(work: Callable[[], None]) -> float:
+    """Seconds that it took, its wait for the thread not counted."""
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
 
 
 def unload(run_directory: Path) -> list[str]:

@@ -132,10 +132,12 @@ class Forwarding:
             log.warning("next hop %s does not answer: its members get no connections until it does", address)
 
     def _detached(self, gateway: Gateway) -> list[str]:
-        """Where our program is wanted, and is not."""
+        """Where our programs are wanted, and are not."""
         links, ours = self._network.interfaces(), syscall.program_id(self._program.entry)
         wanted = [links[name] for name in gateway.interfaces if name in links]
-        return [f"XDP detached from {link.name}" for link in wanted if self._program_on(link) != ours]
+        return [f"XDP detached from {link.name}" for link in wanted if self._program_on(link) != ours] + [
+            f"program {road.name} missing" for road in self._program.lost(self.maps)
+        ]
 
     def _program_on(self, link: Interface) -> int | None:
         present = self._network.attached(link.index)

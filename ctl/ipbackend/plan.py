@@ -1,6 +1,6 @@
 """What every map should hold, and what to change to get there. No I/O: it knows neither maps nor netlink.
 
-`plan` keeps the ids of what is there already, so that a restart or a reload changes nothing that is right.
+`plan` keeps the ids of what is there already, so that a restart or a change changes nothing that is right.
 `diff` orders the changes so that no packet meets a half-made state: what is pointed at first, the pointer
 last; the reverse to remove.
 """

@@ -213,6 +213,9 @@ def test_pages(client: Client, kept: Kept) -> None:
         query["marker"] = body["page_info"]["next_marker"]
     assert seen == ids
 
+    half = {"limit": str(len(ids) // 2), "marker": ids[len(ids) // 2 - 1]}
+    last = ok(client.get(f"{ELB}/pools", params=half))
+    assert last["page_info"] == {"current_count": 5, "previous_marker": ids[5]}
     back = ok(client.get(f"{ELB}/pools", params={"limit": "3", "marker": ids[5], "page_reverse": "true"}))
     assert [row["id"] for row in back["pools"]] == ids[2:5]
     assert ok(client.get(f"{ELB}/pools", params={"limit": "0"}))["pools"] == []

@@ -53,5 +53,5 @@ def test_two_equal_ones_alternate() -> None:
 
 
 def test_it_is_the_same_each_time() -> None:
-    """A reload that changes nothing writes nothing."""
+    """A change that changes nothing writes nothing."""
     assert weighted_round_robin([7, 5, 3]) == weighted_round_robin([7, 5, 3])

@@ -152,6 +152,17 @@ def test_old_revisions_are_forgotten(path: Path, monkeypatch: pytest.MonkeyPatch
     assert sqlite3.connect(path).execute("SELECT count(*) FROM changes").fetchone() == (3,)
 
 
+def test_revisions_that_changed_much_are_forgotten_sooner(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "CHANGES_KEPT", 20)
+    with Store(path) as kept:
+        kept.write(FULL, "root")
+        assert len(kept.changes(1)) == 16
+        for number in range(6):
+            assert kept.history()[-1].number == (1 if number < 5 else 2)
+            kept.write(edits.change(FULL, "load_balancers", "shop", {"description": str(number)}), "root")
+        assert kept.at(2).load_balancers["shop"].description == "0"
+
+
 def test_a_writer_that_is_killed_leaves_all_or_nothing(path: Path) -> None:
     """Killed between the change and its end, over and over: what was answered is there, and the file is whole."""
     script = """
@@ -192,11 +203,14 @@ def damaged(path: Path, change: str) -> None:
         case "zeros":
             whole[4096 : 4096 * 3] = bytes(4096 * 2)
             path.write_bytes(whole)
+        case "log":  # what nothing reads until a revision is asked for
+            whole[-4096:] = bytes(4096)
+            path.write_bytes(whole)
         case "cut":
             path.write_bytes(whole[: len(whole) // 2])
 
 
-@pytest.mark.parametrize("change", ["text", "zeros", "cut"])
+@pytest.mark.parametrize("change", ["text", "zeros", "log", "cut"])
 @pytest.mark.parametrize("read_only", [False, True])
 def test_a_damaged_file_is_refused_and_left_alone(path: Path, change: str, read_only: bool) -> None:
     damaged(path, change)
@@ -276,6 +290,22 @@ def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.
     monkeypatch.undo()
     with Store(path) as kept:
         assert kept.configuration == FULL
+        assert kept.write(edits.add_members(FULL, "web", [member(20)]), "root") == 2
+
+
+def test_a_write_that_fails_halfway_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store(path) as kept:
+        kept.write(FULL, "root")
+
+        def fail(*_: object) -> None:
+            raise sqlite3.OperationalError("halfway")
+
+        monkeypatch.setattr(kept, "_change", fail)
+        with pytest.raises(StoreError, match=r"cannot write to it: halfway \(see `dmesg`; nothing was changed\)"):
+            kept.write(replace(FULL, ip_groups={}), "root")
+        monkeypatch.undo()
+        assert (kept.configuration, kept.revision) == (FULL, 1)
+        assert kept.write(replace(FULL, ip_groups={}), "root") == 2
 
 
 def test_a_migration_brings_what_is_there_along(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,11 @@ class Program:
         for road, fd in self._roads.items():
             maps["roads"].set(int(road), fd)
 
+    def lost(self, maps: Maps) -> list[Road]:
+        """The roads that packets are not handed on to, or not to ours."""
+        roads = self._roads.items()
+        return [road for road, fd in roads if maps["roads"].get(int(road)) != syscall.program_id(fd)]
+
     def pin(self) -> None:
         """Keep the programs under their names, in place of those of an earlier run."""
         folder = self._pins / PROGRAMS
