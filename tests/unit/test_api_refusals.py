@@ -105,7 +105,7 @@ def test_all_methods_of_a_path_are_allowed_together(client: Client) -> None:
         ("ipgroups", {"ipgroup": {"ip_list": [{"ip": f"10.0.0.1{LONE}"}]}}),
     ],
 )
-def test_text_that_cannot_be_sent_back_is_refused_all_the_same(client: Client, path: str, body: Any) -> None:
+def test_text_that_is_none_is_refused(client: Client, path: str, body: Any) -> None:
     sent, kind = json.dumps(body), {"Content-Type": "application/json"}
     refused(client.post(f"{ELB}/{path}", content=sent, headers=kind), 400, "ELB.8902")
 
