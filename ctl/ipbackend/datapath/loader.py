@@ -66,8 +66,8 @@ class Program:
 
     def lost(self, maps: Maps) -> list[Road]:
         """The roads that packets are not handed on to, or not to ours."""
-        roads = self._roads.items()
-        return [road for road, fd in roads if maps["roads"].get(int(road)) != syscall.program_id(fd)]
+        ids = {road: syscall.program_id(self._fds[name]) for road, name in ROADS.items()}
+        return [road for road, number in ids.items() if maps["roads"].get(int(road)) != number]
 
     def pin(self) -> None:
         """Keep the programs under their names, in place of those of an earlier run."""
