@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from ipbackend.api.base import OURS, Address, Answer, Body, Id, Integer, RequestId, Serving, Shown, router
+from ipbackend.api.base import OURS, Address, Answer, Body, Id, RequestId, Serving, Shown, router
+from ipbackend.api.members import ProtocolPort
 from ipbackend.errors import ConfigurationError
 from ipbackend.model import EndpointKey, Protocol
 from ipbackend.preparation import Finding
@@ -15,7 +16,7 @@ class CheckedMember(Body):
     """An address and a port that serve, or are to serve."""
 
     address: Address
-    protocol_port: Integer
+    protocol_port: ProtocolPort
     protocol: Protocol = Protocol.TCP
 
 
