@@ -185,6 +185,8 @@ static __always_inline enum verdict find_or_open(struct packet *pkt, struct flow
 	if (find_flow(hash, &pkt->tuple, SLOT_EXPIRED, NOWHERE, flow)) {
 		if ((flow->state & STATE_PHASE) < SLOT_CLOSED)
 			return FORWARD_REQUEST;
+		if (!opens(pkt))	/* it has ended between two roads: the next packet is told */
+			return DROP_NO_CONNECTION;
 		vacate(flow->connection, flow->state, flow->at);
 	}
 	if (pkt->tcp_flags & TCP_RST)

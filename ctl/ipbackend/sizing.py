@@ -16,7 +16,7 @@ _SLOTS_MIN = 128
 _SLOTS_SPARE = 512 * _SLOTS_MIN  # beside the share of each connection: for members with few
 _HALF_OPEN_MIN = 64
 _BUCKET_ENTRIES = 8
-_SPARSENESS = 4  # entries of the flow index for each connection: a full bucket stays unlikely
+_SPARSENESS = 4  # entries of the flow index for each slot: that both of its buckets are full is one in a million
 
 
 @dataclass(frozen=True)
@@ -85,5 +85,8 @@ def half_open_limit(ceiling: int, percent: int) -> int:
 
 
 def flow_index_buckets(connections: int) -> int:
-    """Buckets of the flow index, a power of two, for so many `connections` of a gateway."""
-    return 1 << (connections * _SPARSENESS // _BUCKET_ENTRIES - 1).bit_length()
+    """Buckets of the flow index, a power of two, for so many `connections` of a gateway.
+
+    What counts are their slots, since a closed connection stays in the index while it rests.
+    """
+    return 1 << (gateway_slots(connections) * _SPARSENESS // _BUCKET_ENTRIES - 1).bit_length()

@@ -54,7 +54,8 @@ def test_connections_are_told_from_either_end(gateway: Gateway, lab: Lab) -> Non
         (row,) = asked(gateway, "connections", client=":".join(map(str, single.local)))["connections"]
         assert row["snat"] == identity.peer
         assert row["member"] == f"{MEMBERS[identity.member]}:8080"
-        assert row in asked(gateway, "connections", member=row["member"])["connections"]
+        same = asked(gateway, "connections", member=row["member"])["connections"]
+        assert row["client"] in {one["client"] for one in same}
         assert 0 <= row["idle"] <= row["age"]
         resolver = named(gateway, "listeners", "resolver")
         (row,) = asked(gateway, "connections", listener=resolver, client=CLIENTS[4])["connections"]

@@ -10,6 +10,7 @@ import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
+from scapy.utils import checksum
 
 from ipbackend.abi import Phase, SweepMode, Verdict
 from tests.packet.cast import (
@@ -432,6 +433,45 @@ def test_an_icmp_header_too_short(dataplane, side):
     for length in range(20, 28):
         lying = error[:16] + length.to_bytes(2, "big") + error[18:]
         assert dataplane.run(lying).verdict is Verdict.DROP_MALFORMED
+
+
+@both_sides
+@both_protocols
+@pytest.mark.parametrize("cut", [28, 29, 60, 333, 548])
+def test_an_error_that_is_not_as_it_was_sent(dataplane, side, opening, cut):
+    """RFC 5508, REQ-3: any bit of the message that has changed on its way, of an even or an odd number of bytes."""
+    flow = dataplane.open(opening)
+    whole = quoted(side.seen(flow) / (bytes(range(250)) * 2))[:cut]
+    error = bytes(side.error(flow, icmp(*UNREACHABLE, whole)))
+    assert dataplane.run(error).verdict is Verdict.FORWARD_ICMP_ERROR
+    for at in (36, 37, 41, *range(67, len(error), 31), len(error) - 1):  # not where it says whom it is about
+        damaged = error[:at] + bytes([error[at] ^ 0x10]) + error[at + 1 :]
+        assert dataplane.run(damaged).verdict is Verdict.DROP_MALFORMED, at
+
+
+@both_sides
+def test_a_quote_whose_own_header_is_not_as_it_was_sent(dataplane, side):
+    """RFC 5508, REQ-3a: the message is whole, but was made of a broken datagram."""
+    flow = dataplane.open(QUERY)
+    for at in (1, 5, 8, 10):
+        broken = bytearray(quoted(side.seen(flow)))
+        broken[at] ^= 0x20
+        assert dataplane.run(side.error(flow, icmp(*UNREACHABLE, bytes(broken)))).verdict is Verdict.DROP_MALFORMED
+
+
+@both_sides
+@pytest.mark.parametrize("damage", [0, 1])
+def test_a_longer_error_is_its_receivers_to_check(dataplane, side, damage):
+    """What is wrong stays wrong: checksums are adjusted, not computed anew."""
+    dataplane.mtu = 1500
+    flow = dataplane.open(QUERY)
+    body = icmp(*UNREACHABLE, quoted(side.seen(flow) / bytes(900)))
+    error = bytearray(bytes(side.error(flow, body)))
+    error[600] ^= damage
+    result = dataplane.run(bytes(error))
+
+    assert result.verdict is Verdict.FORWARD_ICMP_ERROR
+    assert (checksum(bytes(result.packet[IP].payload)) == 0) == (not damage)
 
 
 @both_sides

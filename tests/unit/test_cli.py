@@ -115,7 +115,7 @@ def test_the_run_directory_is_an_option_as_well(tmp_path: Path) -> None:
 def test_a_valid_file_is_summed_up(tmp_path: Path) -> None:
     file = tmp_path / "gateway.toml"
     file.write_text(CONFIGURATION)
-    index = 2**19 * 64  # 1,000,000 connections × 4 entries of 8 bytes, rounded up to a power of two
+    index = 2**20 * 64  # 4 entries of 8 bytes for each slot, rounded up to a power of two
     slots = (64 + 1_310_720 + 512 * 128) * 72  # the first ones, 1.31 for each connection, and for small endpoints
 
     assert ipbackend("check", str(file)).stdout.splitlines() == [
