@@ -45,6 +45,7 @@ REFRESH = 5.0  # seconds after which everything is compared with the kernel, eve
 SHARE = 9  # a sweep or a look at the kernel is followed by a pause of so many times what it took
 SETTLE = 0.2  # seconds that netlink events are gathered
 GOODBYE = 5  # seconds that requests under way have when the daemon stops
+STOPPING = (signal.SIGTERM, signal.SIGINT)
 Result = TypeVar("Result")
 
 
@@ -170,8 +171,9 @@ async def _serve(run_directory: Path, store: Path, observe: bool) -> None:
         control = await loop.run_in_executor(thread, Control, store, run_directory, observe)
         try:
             await loop.run_in_executor(thread, control.start)
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in STOPPING:
                 loop.add_signal_handler(number, stopped.set)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # whoever started us may have blocked them
             server = Server(
                 uvicorn.Config(
                     create_app(Service(control, thread)),

@@ -22,6 +22,7 @@ from ipbackend.model import Gateway, Member
 LINK = "store.db"  # in the run directory: leads to the store of the daemon that runs there
 APPLICATION = 0x49504245  # "IPBE": what kind of file it is (PRAGMA application_id)
 REVISIONS_KEPT = 10_000
+CHANGES_KEPT = 1_000_000  # resources changed in those, some 400 bytes each
 KINDS: dict[str, type] = {GATEWAY: Gateway, MEMBERS: Member, **SECTIONS}
 ORDER = (GATEWAY, *SECTIONS, MEMBERS)
 
@@ -128,7 +129,7 @@ class Store:
             self._log_moved(number, moved)
             self._change(changes, positions, now)
             self._move(moved)
-            self._file.execute("DELETE FROM revisions WHERE number <= ?", (number - REVISIONS_KEPT,))
+            self._file.execute(_FORGET, (number - REVISIONS_KEPT, CHANGES_KEPT))
         self._positions = positions
         self._restamp(changes, now)
         self.configuration = want
@@ -325,6 +326,11 @@ class Store:
             raise StoreError(f"{self._path}: cannot {doing}: {error} ({remedy})") from error
 
 
+_FORGET = """
+    DELETE FROM revisions WHERE number <= ? OR number IN (
+        SELECT revision FROM changes WHERE rowid <= (SELECT max(rowid) FROM changes) - ?
+    )
+"""
 _MARKS = ("application_id", "user_version")
 _RESTORE = "put a copy of it back; the data plane goes on as it is"
 _REMEDIES = {

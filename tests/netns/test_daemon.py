@@ -108,6 +108,24 @@ def test_who_changes_what_is_written_down_and_can_be_rolled_back(lab: Lab, gatew
     assert (row["number"], row["summary"]) == (before + 2, f"rolled back to revision {before}")
 
 
+def test_a_file_is_applied_from_the_command_line(lab: Lab, gateway: Gateway, tmp_path: Path) -> None:
+    file, before = tmp_path / "gateway.toml", status(gateway)["revision"]
+    file.write_text(CONFIGURATION.replace("weight = 3", "weight = 5"))
+    change = f"member {MEMBERS['member-1']}:8080 of web changed: weight 3 → 5\n"
+    assert gateway.command("apply", "-f", str(file), "--dry-run") == change + "nothing was changed\n"
+    assert status(gateway)["revision"] == before
+    assert gateway.command("apply", "-f", str(file), "--prune") == f"{change}applied: revision {before + 1}\n"
+    assert gateway.json("apply", "-f", str(file)) == {"revision": before + 1, "dry_run": False, "changes": []}
+
+    file.write_text(CONFIGURATION.replace("weight = 3", "weight = 101").replace("port = 80\n", 'port = "80"\n', 1))
+    refused = gateway.ask("apply", "-f", str(file))
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.splitlines() == [
+        "Error: pools.web.members[0].weight: 101 is out of range (write 0 to 100)",
+        "Error: listeners.web.port: got the string '80' (expected an integer)",
+    ]
+
+
 def test_the_socket_is_for_root_and_the_group(gateway: Gateway) -> None:
     mode = (gateway.run_directory / "api.sock").stat().st_mode
     assert (stat.S_ISSOCK(mode), stat.S_IMODE(mode)) == (True, 0o660)

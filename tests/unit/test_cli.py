@@ -250,3 +250,15 @@ def test_what_needs_no_kernel_imports_neither_bcc_nor_netlink() -> None:
     )
 
     subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_only_the_daemon_pays_for_a_web_framework() -> None:
+    """Half a second at each call would be felt."""
+    modules = sorted({where.split(":")[0] for name, where in COMMANDS.items() if name not in ("run", "unload")})
+    script = (
+        f"import importlib, sys\nfor name in {modules}:\n    importlib.import_module(name)\nprint(sorted(sys.modules))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+
+    assert "'ipbackend.client'" in loaded
+    assert not [name for name in ("fastapi", "pydantic", "uvicorn", "httpx", "asyncio") if f"'{name}'" in loaded]

@@ -152,6 +152,17 @@ def test_old_revisions_are_forgotten(path: Path, monkeypatch: pytest.MonkeyPatch
     assert sqlite3.connect(path).execute("SELECT count(*) FROM changes").fetchone() == (3,)
 
 
+def test_revisions_that_changed_much_are_forgotten_sooner(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "CHANGES_KEPT", 20)
+    with Store(path) as kept:
+        kept.write(FULL, "root")
+        assert len(kept.changes(1)) == 16
+        for number in range(6):
+            assert kept.history()[-1].number == (1 if number < 5 else 2)
+            kept.write(edits.change(FULL, "load_balancers", "shop", {"description": str(number)}), "root")
+        assert kept.at(2).load_balancers["shop"].description == "0"
+
+
 def test_a_writer_that_is_killed_leaves_all_or_nothing(path: Path) -> None:
     """Killed between the change and its end, over and over: what was answered is there, and the file is whole."""
     script = """
