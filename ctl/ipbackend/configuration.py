@@ -5,7 +5,7 @@ It knows no files, maps or requests; whoever changes something makes another `Co
 
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from ipaddress import IPv4Address
 from itertools import combinations, count, product
@@ -303,6 +303,8 @@ def check_transition(have: Configuration, want: Configuration) -> None:
             after = getattr(want, section).get(number)
             if after is None or after is before:
                 continue
+            if isinstance(before, Pool) and before.load_balancer not in want.load_balancers:
+                before = replace(before, load_balancer=None)  # it outlives the one it was made for
             problems += forbidden(where_is(before), before, after)
             if isinstance(before, Pool):
                 kept = {member.id: member for member in after.members}

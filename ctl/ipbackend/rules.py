@@ -16,14 +16,22 @@ NOT_UNICAST = tuple(IPv4Network(cidr) for cidr in ("0.0.0.0/8", "127.0.0.0/8", "
 Rule = Callable[[Any], Iterator[str]]
 
 
-def within(low: int, high: int) -> Rule:
+@dataclass(frozen=True)
+class Range:
     """A whole number from `low` to `high`."""
 
-    def rule(value: int) -> Iterator[str]:
-        if not low <= value <= high:
-            yield f"{value} is out of range (write {low} to {high})"
+    low: int
+    high: int
 
-    return rule
+    def __call__(self, value: int) -> Iterator[str]:
+        """As a rule."""
+        if not self.low <= value <= self.high:
+            yield f"{value} is out of range (write {self.low} to {self.high})"
+
+
+def within(low: int, high: int) -> Range:
+    """A whole number from `low` to `high`."""
+    return Range(low, high)
 
 
 def at_most(length: int) -> Rule:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ipbackend.changes import GATEWAY, MEMBERS, Change, Verb, between, summary
 from ipbackend.codec import from_plain, to_plain
 from ipbackend.configuration import SECTIONS, Configuration
-from ipbackend.errors import ConfigurationError, StoreError
+from ipbackend.errors import ConfigurationError, Kind, Problem, StoreError
 from ipbackend.model import Gateway, Member
 
 LINK = "store.db"  # in the run directory: leads to the store of the daemon that runs there
@@ -193,7 +193,8 @@ class Store:
         with self._errors("read it"):
             first = self._file.execute("SELECT coalesce(min(number), 1) FROM revisions").fetchone()[0]
         if not (number == 0 and first == 1) and not first <= number <= last:
-            raise ConfigurationError(f"revision {number} is not known (there are {first} to {last})")
+            what = f"revision {number} is not known (there are {first} to {last})"
+            raise ConfigurationError(Problem(what, Kind.MISSING))
 
     def _prepare(self, read_only: bool) -> None:
         application, version = (self._file.execute(f"PRAGMA {name}").fetchone()[0] for name in _MARKS)

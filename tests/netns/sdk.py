@@ -17,10 +17,12 @@ import pytest
 from huaweicloudsdkcore.auth.credentials import BasicCredentials
 from huaweicloudsdkcore.exceptions.exceptions import ClientRequestException
 
+from .lab import MEMBER_TCP_PORT, MEMBERS, THIRD_VIP
 from .namespace import Namespace
 
 PROJECT = "p" * 32
 LOCALHOST = "127.0.0.1"
+PORT = 8000  # of a listener that is made here
 
 
 class Bridge(socketserver.ThreadingTCPServer):
@@ -99,3 +101,34 @@ def sdk(namespace: Namespace, path: Path) -> Iterator[Sdk]:
         client = elb.ElbClient.new_builder().with_credentials(credentials).with_endpoint(endpoint).build()
         yield Sdk(client, namespace)
         client.close()
+
+
+def balancer(sdk: Sdk, **fields: Any) -> Any:
+    """A load balancer, made with what every client of the cloud has to say."""
+    cloud = {"vpc_id": "vpc", "vip_subnet_cidr_id": "subnet", "availability_zone_list": ["az1"], "guaranteed": True}
+    given = {"vip_address": THIRD_VIP, "name": "third", "ip_target_enable": True}
+    option = elb.CreateLoadBalancerOption(**{**cloud, **given, **fields})
+    return sdk.create_load_balancer(body=elb.CreateLoadBalancerRequestBody(option)).loadbalancer
+
+
+def listener(sdk: Sdk, owner: Any, port: int = PORT, **fields: Any) -> Any:
+    option = elb.CreateListenerOption(loadbalancer_id=owner.id, protocol="TCP", protocol_port=port, **fields)
+    return sdk.create_listener(body=elb.CreateListenerRequestBody(option)).listener
+
+
+def pool(sdk: Sdk, *members: str, **fields: Any) -> Any:
+    """A pool with these members of the lab."""
+    option = elb.CreatePoolOption(protocol="TCP", lb_algorithm="ROUND_ROBIN", **fields)
+    made = sdk.create_pool(body=elb.CreatePoolRequestBody(option)).pool
+    for name in members:
+        member(sdk, made, name)
+    return made
+
+
+def member(sdk: Sdk, owner: Any, where: str, **fields: Any) -> Any:
+    option = elb.CreateMemberOption(address=MEMBERS[where], protocol_port=MEMBER_TCP_PORT, **fields)
+    return sdk.create_member(pool_id=owner.id, body=elb.CreateMemberRequestBody(option)).member
+
+
+def ids(rows: list[Any]) -> list[str]:
+    return [row.id for row in rows]

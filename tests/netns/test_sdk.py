@@ -16,13 +16,13 @@ from ipbackend.client import SOCKET
 from tests.netns.clients import connect, http_get
 from tests.netns.gateway import CONFIGURATION, Gateway
 from tests.netns.lab import MEMBER_TCP_PORT, MEMBERS, SHOP_VIP, SNATS, THIRD_VIP, Lab
-from tests.netns.sdk import PROJECT, Sdk
+from tests.netns.sdk import PORT, PROJECT, Sdk, balancer, ids, listener, member, pool
 from tests.netns.sdk import sdk as made_sdk
 from tests.unit.serving import Kept
 
 pytestmark = pytest.mark.root
 
-AT = (THIRD_VIP, 8000)
+AT = (THIRD_VIP, PORT)
 CONFLICT = (409, "ELB.8907", "Data conflict.")
 
 
@@ -43,33 +43,6 @@ def sdk(asked: Sdk, started: Gateway) -> Iterator[Sdk]:
     assert "Traceback" not in started.log()
 
 
-def balancer(sdk: Sdk, **fields: Any) -> Any:
-    """A load balancer, made with what every client of the cloud has to say."""
-    cloud = {"vpc_id": "vpc", "vip_subnet_cidr_id": "subnet", "availability_zone_list": ["az1"], "guaranteed": True}
-    given = {"vip_address": THIRD_VIP, "name": "third", "ip_target_enable": True}
-    option = elb.CreateLoadBalancerOption(**{**cloud, **given, **fields})
-    return sdk.create_load_balancer(body=elb.CreateLoadBalancerRequestBody(option)).loadbalancer
-
-
-def listener(sdk: Sdk, owner: Any, port: int = AT[1], **fields: Any) -> Any:
-    option = elb.CreateListenerOption(loadbalancer_id=owner.id, protocol="TCP", protocol_port=port, **fields)
-    return sdk.create_listener(body=elb.CreateListenerRequestBody(option)).listener
-
-
-def pool(sdk: Sdk, *members: str, **fields: Any) -> Any:
-    """A pool with these members of the lab."""
-    option = elb.CreatePoolOption(protocol="TCP", lb_algorithm="ROUND_ROBIN", **fields)
-    made = sdk.create_pool(body=elb.CreatePoolRequestBody(option)).pool
-    for name in members:
-        member(sdk, made, name)
-    return made
-
-
-def member(sdk: Sdk, owner: Any, where: str, **fields: Any) -> Any:
-    option = elb.CreateMemberOption(address=MEMBERS[where], protocol_port=MEMBER_TCP_PORT, **fields)
-    return sdk.create_member(pool_id=owner.id, body=elb.CreateMemberRequestBody(option)).member
-
-
 def serves(lab: Lab, times: int = 1, at: tuple[str, int] = AT) -> dict[str, int]:
     """Which members answer, and how often."""
     return dict(Counter(http_get(lab["client"], None, at).identity.member for _ in range(times)))
@@ -86,10 +59,6 @@ def refuses(lab: Lab, at: tuple[str, int] = AT) -> bool:
 def on_gateway(lab: Lab, address: str) -> bool:
     with lab["gateway"].netlink() as netlink:
         return address in {message.get_attr("IFA_ADDRESS") for message in netlink.get_addr()}
-
-
-def ids(rows: list[Any]) -> list[str]:
-    return [row.id for row in rows]
 
 
 def test_every_operation_is_called_here() -> None:

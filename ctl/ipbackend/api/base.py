@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Path, Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ipbackend.api.service import Service
+from ipbackend.rules import Checked, Range, metadata
 
 ELB = "/v3/{project_id}/elb"
 OURS = "/v3/{project_id}/ipbackend"
@@ -25,13 +26,18 @@ def _true_or_false(value: Any) -> Any:
     return value
 
 
-Integer = Annotated[int, Field(strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
 Text = Annotated[str, Field(strict=True, max_length=255)]
 Address = Annotated[IPv4Address, BeforeValidator(_text)]
 Cidr = Annotated[IPv4Network, BeforeValidator(_text)]
 QueryFlag = Annotated[bool, BeforeValidator(_true_or_false)]
 Id = Annotated[str, Path(max_length=255)]
+
+
+def number(kind: type[Checked], name: str) -> Any:
+    """A whole number, in the document with the range that the model's field has; the model is who checks it."""
+    (limits,) = (mark for mark in metadata(kind.hints[name]) if isinstance(mark, Range))
+    return Field(strict=True, json_schema_extra={"minimum": limits.low, "maximum": limits.high})
 
 
 class Body(BaseModel):

@@ -73,10 +73,9 @@ def register(app: FastAPI) -> None:
 def _answered(
     request: Request, status: int, code: str, message: str, *problems: str, headers: Any = None
 ) -> JSONResponse:
-    """As published; what was sent, and cannot be sent back as it is, is spelled out."""
-    told = [problem.encode(errors="backslashreplace").decode() for problem in problems]
-    text = "\n".join(filter(None, [message.encode(errors="backslashreplace").decode(), *told]))
-    refusal = Refusal(error_code=code, error_msg=text, request_id=request_id(request), problems=told)
+    """As published."""
+    text = "\n".join(filter(None, [message, *problems]))
+    refusal = Refusal(error_code=code, error_msg=text, request_id=request_id(request), problems=list(problems))
     return JSONResponse(refusal.model_dump(), status, headers)
 
 

@@ -1,6 +1,7 @@
 """`/ipbackend/gateway` and `/ipbackend/status`: this machine, of which there is one, and how it is."""
 
 from dataclasses import replace
+from typing import Annotated
 
 from pydantic import Field
 
@@ -13,11 +14,11 @@ from ipbackend.api.base import (
     Changes,
     Cidr,
     Id,
-    Integer,
     RequestId,
     Serving,
     Shown,
     Text,
+    number,
     router,
 )
 from ipbackend.api.service import Service
@@ -27,6 +28,9 @@ from ipbackend.errors import ConfigurationError, Kind, Problem
 from ipbackend.model import AttachMode, Gateway
 
 operations = router(OURS, "gateway")
+MaxConnections = Annotated[int, number(Gateway, "max_connections")]
+Seconds = Annotated[int, number(Gateway, "rest")]
+HalfOpenPercent = Annotated[int, number(Gateway, "half_open_percent")]
 
 
 class Settings(Changes):
@@ -35,13 +39,13 @@ class Settings(Changes):
     interfaces: list[Text] = Field(default_factory=list, max_length=64)
     snat_addresses: list[Address] = Field(default_factory=list, max_length=4)
     snat_interface: Text = ""
-    max_connections: Integer = 1_000_000
+    max_connections: MaxConnections = 1_000_000
     attach_mode: AttachMode = AttachMode.AUTO
-    syn_sent_timeout: Integer = 5
-    syn_received_timeout: Integer = 15
-    closing_timeout: Integer = 15
-    rest: Integer = 60
-    half_open_percent: Integer = 10
+    syn_sent_timeout: Seconds = 5
+    syn_received_timeout: Seconds = 15
+    closing_timeout: Seconds = 15
+    rest: Seconds = 60
+    half_open_percent: HalfOpenPercent = 10
     private_ranges: list[Cidr] = Field(default_factory=list, max_length=64)
 
 

@@ -1,6 +1,6 @@
 """`/elb/healthmonitors`: how members would be asked whether they serve; kept while it is off, refused when on."""
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 from uuid import uuid4
 
 from fastapi import Request
@@ -14,12 +14,12 @@ from ipbackend.api.base import (
     Changes,
     Flag,
     Id,
-    Integer,
     Ref,
     RequestId,
     Serving,
     Stamped,
     Text,
+    number,
     refs,
     router,
     stamps,
@@ -31,6 +31,9 @@ from ipbackend.model import Check, HealthMonitor
 operations = router(f"{ELB}/healthmonitors", "health monitors")
 SECTION = "health_monitors"
 NAMES = {"pool_id": "pool", "admin_state_up": "enabled"}
+Seconds = Annotated[int, number(HealthMonitor, "delay")]
+Retries = Annotated[int, number(HealthMonitor, "max_retries")]
+MonitorPort = Annotated[int, number(HealthMonitor, "monitor_port")]
 
 
 class NewHealthMonitor(Body):
@@ -42,11 +45,11 @@ class NewHealthMonitor(Body):
     name: Text = ""
     pool_id: Text
     type: Check
-    delay: Integer
-    timeout: Integer
-    max_retries: Integer
-    max_retries_down: Integer = 3
-    monitor_port: Integer | None = None
+    delay: Seconds
+    timeout: Seconds
+    max_retries: Retries
+    max_retries_down: Retries = 3
+    monitor_port: MonitorPort | None = None
     admin_state_up: Flag = True
     project_id: Text | None = None
 
@@ -58,11 +61,11 @@ class HealthMonitorChanges(Changes):
 
     name: Text = ""
     type: Check = Check.TCP
-    delay: Integer = 5
-    timeout: Integer = 3
-    max_retries: Integer = 3
-    max_retries_down: Integer = 3
-    monitor_port: Integer | None = None
+    delay: Seconds = 5
+    timeout: Seconds = 3
+    max_retries: Retries = 3
+    max_retries_down: Retries = 3
+    monitor_port: MonitorPort | None = None
     admin_state_up: Flag = True
 
 

@@ -1,6 +1,6 @@
 """`/elb/listeners`: a port of a load balancer's VIP."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 from uuid import uuid4
 
 from fastapi import Request
@@ -13,12 +13,12 @@ from ipbackend.api.base import (
     Body,
     Changes,
     Id,
-    Integer,
     Ref,
     RequestId,
     Serving,
     Stamped,
     Text,
+    number,
     refs,
     router,
     stamps,
@@ -36,6 +36,8 @@ NAMES = {
     "default_pool_id": "pool",
     "keepalive_timeout": "idle_timeout",
 }
+ProtocolPort = Annotated[int, number(Listener, "port")]
+KeepaliveTimeout = Annotated[int, number(Listener, "idle_timeout")]
 
 
 class NewListener(Body):
@@ -48,9 +50,9 @@ class NewListener(Body):
     description: Text = ""
     loadbalancer_id: Text
     protocol: Protocol
-    protocol_port: Integer
+    protocol_port: ProtocolPort
     default_pool_id: Text | None = None
-    keepalive_timeout: Integer = 300
+    keepalive_timeout: KeepaliveTimeout = 300
     project_id: Text | None = None
     admin_state_up: Literal[True] = True
     protection_status: Literal["nonProtection"] = "nonProtection"
@@ -65,7 +67,7 @@ class ListenerChanges(Changes):
     name: Text = ""
     description: Text = ""
     default_pool_id: Text | None = None
-    keepalive_timeout: Integer = 300
+    keepalive_timeout: KeepaliveTimeout = 300
     admin_state_up: Literal[True] = True
     protection_status: Literal["nonProtection"] = "nonProtection"
 

@@ -16,13 +16,13 @@ from ipbackend.api.base import (
     Body,
     Changes,
     Id,
-    Integer,
     Ref,
     RequestId,
     Serving,
     Shown,
     Stamped,
     Text,
+    number,
     refs,
     router,
     stamps,
@@ -37,6 +37,9 @@ operations = router(ELB, "members")
 NAMES = {"protocol_port": "port"}
 BATCH_MAX = 200  # members in one request, as published
 OperatingStatus = Literal["NO_MONITOR"]
+ProtocolPort = Annotated[int, number(Member, "port")]
+Weight = Annotated[int, number(Member, "weight")]
+MaxConnections = Annotated[int, number(Member, "max_connections")]
 
 
 class NewMember(Body):
@@ -50,9 +53,9 @@ class NewMember(Body):
 
     name: Text = ""
     address: Address
-    protocol_port: Integer
-    weight: Integer = 1
-    max_connections: Integer = 100_000
+    protocol_port: ProtocolPort
+    weight: Weight = 1
+    max_connections: MaxConnections = 100_000
     project_id: Text | None = None
     subnet_cidr_id: Literal[""] | None = None
     admin_state_up: Literal[True] = True
@@ -65,9 +68,9 @@ class MemberChanges(Changes):
     WITHOUT_EFFECT: ClassVar = frozenset(("admin_state_up",))
 
     name: Text = ""
-    protocol_port: Integer = 1
-    weight: Integer = 1
-    max_connections: Integer = 100_000
+    protocol_port: ProtocolPort = 1
+    weight: Weight = 1
+    max_connections: MaxConnections = 100_000
     admin_state_up: Literal[True] = True
 
 
@@ -84,7 +87,7 @@ class OneToRemove(Body):
 
     id: Text | None = None
     address: Address | None = None
-    protocol_port: Integer | None = None
+    protocol_port: ProtocolPort | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
