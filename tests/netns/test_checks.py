@@ -31,8 +31,10 @@ def gateway(started: Gateway) -> Iterator[Gateway]:
     if started.process is None:
         started.start()
     started.apply(CONFIGURATION)
+    said = len(started.log())
     yield started
     assert "Traceback" not in started.log()
+    assert "drift" not in started.log()[said:]  # what a check changes is never taken for somebody else's doing
     assert started.audit() == []
 
 
