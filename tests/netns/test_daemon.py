@@ -112,17 +112,13 @@ def test_who_changes_what_is_written_down_and_can_be_rolled_back(lab: Lab, gatew
 def test_a_file_is_applied_from_the_command_line(lab: Lab, gateway: Gateway, tmp_path: Path) -> None:
     file, before = tmp_path / "gateway.toml", status(gateway)["revision"]
     file.write_text(CONFIGURATION.replace("weight = 3", "weight = 5"))
-    change = f"~ member {MEMBERS['member-1']}:8080 of web: weight 3 → 5\n"
-    change += "0 added, 1 changed, 0 removed; no open connection ends\n"
-    assert gateway.command("apply", "-f", str(file), "--dry-run") == change + "nothing was changed\n"
+    plan = f"~ member {MEMBERS['member-1']}:8080 of web: weight 3 → 5\n"
+    plan += "0 added, 1 changed, 0 removed; no open connection ends\n"
+    assert gateway.command("apply", "-f", str(file), "--dry-run") == plan + "nothing was changed\n"
     assert status(gateway)["revision"] == before
-    assert gateway.command("apply", "-f", str(file), "--prune") == f"{change}applied: revision {before + 1}\n"
-    assert gateway.json("apply", "-f", str(file)) == {
-        "revision": before + 1,
-        "dry_run": False,
-        "changes": [],
-        "ending": {},
-    }
+    assert gateway.command("apply", "-f", str(file), "--prune") == f"{plan}applied: revision {before + 1}\n"
+    again = {"revision": before + 1, "dry_run": False, "changes": [], "ending": {}}
+    assert gateway.json("apply", "-f", str(file)) == again
 
     file.write_text(CONFIGURATION.replace("weight = 3", "weight = 101").replace("port = 80\n", 'port = "80"\n', 1))
     refused = gateway.ask("apply", "-f", str(file))

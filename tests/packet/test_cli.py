@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from click.testing import CliRunner, Result  # noqa: TID251 - the command line is what is tested
@@ -97,6 +98,7 @@ def test_listeners_show_connections_packets_and_bytes_each_way(shell, dataplane)
 
     assert list(after) == [one.name for one in parse(CONFIGURATION, "test").listeners.values()]
     web = after["web"]
+    assert UUID(web.pop("id"))
     assert [web[key] for key in list(web)[:7]] == ["web", "shop", VIP, "TCP", 80, "web", 300]
     assert list(web)[7:] == ["opened", "refused", "request_packets", "request_bytes", "reply_packets", "reply_bytes"]
     assert {name: change for name in after if (change := grown(before[name], after[name]))} == {
@@ -110,6 +112,7 @@ def test_pools_show_what_their_members_carry_and_the_room_left(shell, dataplane)
 
     pools = shell.by_name("pool list")
 
+    assert UUID(pools["web"].pop("id"))
     assert pools["web"] == {
         "name": "web",
         "protocol": "TCP",
@@ -142,6 +145,7 @@ def test_members_show_how_full_they_are_and_whether_they_can_be_reached(shell, d
     members = shell.by_name("member list", "pool")
 
     web = members["web"]
+    assert UUID(web.pop("id"))
     assert list(web)[-4:] == ["opened", "closed", "expired", "removed"]
     assert {key: web[key] for key in list(web)[:-4]} == {
         "pool": "web",
@@ -184,6 +188,7 @@ def test_networks_show_their_next_hops(shell, dataplane):
 
     networks = shell.by_name("network list")
 
+    assert UUID(networks["onprem"].pop("id"))
     assert networks["onprem"] == {
         "name": "onprem",
         "kind": "vpn",

@@ -1,22 +1,20 @@
 """`/ipbackend/checks`: whether the way to a network, or a member, is prepared. Ours."""
 
 from collections.abc import Iterable
+from typing import Annotated
 
-from ipbackend.api.base import OURS, Address, Answer, Body, Id, RequestId, Serving, Shown, router
-from ipbackend.api.members import ProtocolPort
-from ipbackend.errors import ConfigurationError
-from ipbackend.model import EndpointKey, Protocol
+from ipbackend.api.base import OURS, Address, Answer, Body, Id, RequestId, Serving, Shown, number, router
+from ipbackend.model import EndpointKey, Member, Protocol
 from ipbackend.preparation import Finding
 
 operations = router(f"{OURS}/checks", "checks")
-PORT_MAX = 65_535
 
 
 class CheckedMember(Body):
     """An address and a port that serve, or are to serve."""
 
     address: Address
-    protocol_port: ProtocolPort
+    protocol_port: Annotated[int, number(Member, "port")]
     protocol: Protocol = Protocol.TCP
 
 
@@ -50,13 +48,12 @@ async def check_member(
     service: Serving, request_id: RequestId, project_id: Id, body: CheckedMemberBody
 ) -> FindingsAnswer:
     """Try a member on the data path, whether it is one already or not."""
-    one = body.member
-    if not 1 <= one.protocol_port <= PORT_MAX:
-        raise ConfigurationError(f"protocol_port: {one.protocol_port} is out of range (write 1 to {PORT_MAX})")
-    return _answer(await service.examine(EndpointKey(one.address, one.protocol_port, one.protocol)), request_id)
+    one = Member(body.member.address, body.member.protocol_port)
+    findings = await service.examine(EndpointKey(one.address, one.port, body.member.protocol))
+    return _answer(findings, request_id)
 
 
-@operations.post("/networks/{number}")
-async def check_network(service: Serving, request_id: RequestId, project_id: Id, number: Id) -> FindingsAnswer:
+@operations.post("/networks/{network}")
+async def check_network(service: Serving, request_id: RequestId, project_id: Id, network: Id) -> FindingsAnswer:
     """Look at the way to a network; its members are asked one by one."""
-    return _answer(await service.examine_network(number), request_id)
+    return _answer(await service.examine_network(network), request_id)

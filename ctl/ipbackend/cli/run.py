@@ -5,8 +5,6 @@ from pathlib import Path
 
 import click
 
-from ipbackend import daemon
-
 STORE = Path("/var/lib/ipbackend/store.db")
 
 
@@ -31,6 +29,8 @@ def run(run_directory: Path, store: Path, observe: bool) -> None:
 
     Example: ipbackend run --store /var/lib/ipbackend/store.db
     """
+    from ipbackend import daemon  # takes a second, which the help of all commands need not
+
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     daemon.run(run_directory, store, observe)
 
@@ -44,5 +44,7 @@ def unload(run_directory: Path) -> None:
 
     Example: ipbackend unload
     """
+    from ipbackend import daemon
+
     for line in daemon.unload(run_directory) or ["nothing was loaded"]:
         click.echo(line)
