@@ -1,9 +1,10 @@
 """`/elb/pools`: members that serve together."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 from uuid import uuid4
 
 from fastapi import Request
+from pydantic import Field
 
 from ipbackend import edits
 from ipbackend.api.base import (
@@ -23,6 +24,7 @@ from ipbackend.api.base import (
     router,
     stamps,
 )
+from ipbackend.api.errors import CODES
 from ipbackend.api.lists import Listing, Rows
 from ipbackend.api.relations import Relations
 from ipbackend.api.service import Service
@@ -33,6 +35,7 @@ from ipbackend.model import Algorithm, Pool, Protocol
 operations = router(f"{ELB}/pools", "pools")
 SECTION = "pools"
 NAMES = {"lb_algorithm": "algorithm", "loadbalancer_id": "load_balancer"}
+BATCH_MAX = 200  # pools in one request
 SETTLED = ("admin_state_up", "type", "session_persistence", "any_port_enable", "protection_status")
 
 
@@ -106,6 +109,25 @@ class PoolChangesBody(Body):
     """The envelope."""
 
     pool: PoolChanges
+
+
+class PoolsToDeleteBody(Body):
+    """Ids."""
+
+    pools: Annotated[list[Text], Field(min_length=1, max_length=BATCH_MAX)]
+
+
+class PoolDeleted(Ref):
+    """A pool that is gone, was not there, or stays: `ret_code` says by what code it is refused."""
+
+    ret_status: Literal["successful", "not found", "failed"]
+    ret_code: str | None
+
+
+class PoolsDeletedAnswer(Answer):
+    """The envelope of results."""
+
+    pools: list[PoolDeleted]
 
 
 class PoolAnswer(Answer):
@@ -202,6 +224,31 @@ async def update_pool(
 async def delete_pool(service: Serving, author: Author, project_id: Id, number: Id) -> None:
     """Delete a pool that has no members, and that no listener uses."""
     await service.change(author, lambda have: edits.delete(have, SECTION, number))
+
+
+@operations.post("/batch-delete")
+async def batch_delete_pools(
+    service: Serving, author: Author, request_id: RequestId, project_id: Id, body: PoolsToDeleteBody
+) -> PoolsDeletedAnswer:
+    """Delete pools, all that can be in one change; those that stay, or were not there, are named."""
+    results: list[PoolDeleted] = []
+
+    def edit(have: Configuration) -> Configuration:
+        results.clear()
+        for number in body.pools:
+            try:
+                have = edits.delete(have, SECTION, number)
+            except ConfigurationError as refusal:
+                missing = refusal.kind is Kind.MISSING
+                status: Literal["not found", "failed"] = "not found" if missing else "failed"
+                code = None if missing else CODES[refusal.kind][1]
+                results.append(PoolDeleted(id=number, ret_status=status, ret_code=code))
+            else:
+                results.append(PoolDeleted(id=number, ret_status="successful", ret_code=None))
+        return have
+
+    await service.change(author, edit)
+    return PoolsDeletedAnswer(pools=results, request_id=request_id)
 
 
 @operations.delete("/{number}/delete-cascade", status_code=204)
