@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated, Any, ClassVar, TypedDict
 
-from fastapi import APIRouter, Depends, Path, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ipbackend.api.service import Service
@@ -31,6 +31,7 @@ Text = Annotated[str, Field(strict=True, max_length=255)]
 Address = Annotated[IPv4Address, BeforeValidator(_text)]
 Cidr = Annotated[IPv4Network, BeforeValidator(_text)]
 QueryFlag = Annotated[bool, BeforeValidator(_true_or_false)]
+AnyOf = Annotated[list[str], Query(default_factory=list, max_length=2000)]  # alternatives; none is no filter
 Id = Annotated[str, Path(max_length=255)]
 
 

@@ -204,28 +204,6 @@ async def list_pools(request: Request, service: Serving, request_id: RequestId, 
     return PoolsAnswer(pools=page, page_info=info, request_id=request_id)
 
 
-@operations.get("/{number}")
-async def show_pool(service: Serving, request_id: RequestId, project_id: Id, number: Id) -> PoolAnswer:
-    """Show a pool."""
-    return _answer(service, request_id, project_id, number)
-
-
-@operations.put("/{number}")
-async def update_pool(
-    service: Serving, author: Author, request_id: RequestId, project_id: Id, number: Id, body: PoolChangesBody
-) -> PoolAnswer:
-    """Change a pool; connections that are open go on."""
-    fields = body.pool.fields_given()
-    await service.change(author, lambda have: edits.change(have, SECTION, number, fields))
-    return _answer(service, request_id, project_id, number)
-
-
-@operations.delete("/{number}", status_code=204)
-async def delete_pool(service: Serving, author: Author, project_id: Id, number: Id) -> None:
-    """Delete a pool that has no members, and that no listener uses."""
-    await service.change(author, lambda have: edits.delete(have, SECTION, number))
-
-
 @operations.post("/batch-delete")
 async def batch_delete_pools(
     service: Serving, author: Author, request_id: RequestId, project_id: Id, body: PoolsToDeleteBody
@@ -249,6 +227,28 @@ async def batch_delete_pools(
 
     await service.change(author, edit)
     return PoolsDeletedAnswer(pools=results, request_id=request_id)
+
+
+@operations.get("/{number}")
+async def show_pool(service: Serving, request_id: RequestId, project_id: Id, number: Id) -> PoolAnswer:
+    """Show a pool."""
+    return _answer(service, request_id, project_id, number)
+
+
+@operations.put("/{number}")
+async def update_pool(
+    service: Serving, author: Author, request_id: RequestId, project_id: Id, number: Id, body: PoolChangesBody
+) -> PoolAnswer:
+    """Change a pool; connections that are open go on."""
+    fields = body.pool.fields_given()
+    await service.change(author, lambda have: edits.change(have, SECTION, number, fields))
+    return _answer(service, request_id, project_id, number)
+
+
+@operations.delete("/{number}", status_code=204)
+async def delete_pool(service: Serving, author: Author, project_id: Id, number: Id) -> None:
+    """Delete a pool that has no members, and that no listener uses."""
+    await service.change(author, lambda have: edits.delete(have, SECTION, number))
 
 
 @operations.delete("/{number}/delete-cascade", status_code=204)

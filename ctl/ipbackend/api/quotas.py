@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from fastapi import Query
 
 from ipbackend import edits
-from ipbackend.api.base import ELB, Answer, Id, QueryFlag, RequestId, Serving, Shown, router
+from ipbackend.api.base import ELB, Answer, AnyOf, Id, QueryFlag, RequestId, Serving, Shown, router
 from ipbackend.configuration import LIMITS, Configuration
 from ipbackend.model import GROUP_MAX, MEMBERS_MAX
 from ipbackend.sizing import CEILING_MAX, addresses_required
@@ -118,7 +118,7 @@ async def list_quota_details(
     service: Serving,
     request_id: RequestId,
     project_id: Id,
-    quota_key: Annotated[list[str] | None, Query()] = None,
+    quota_key: AnyOf,
 ) -> QuotasAnswer:
     """Tell how many there may be and are, of what counts for the whole gateway."""
     have = service.configuration
@@ -126,7 +126,7 @@ async def list_quota_details(
     quotas = [
         QuotaDetail(quota_key=key, quota_limit=limits[key], used=used)
         for key, used in _used(have).items()
-        if quota_key is None or key in quota_key
+        if not quota_key or key in quota_key
     ]
     return QuotasAnswer(quotas=quotas, request_id=request_id)
 
@@ -136,9 +136,9 @@ async def count_preoccupy_ip_num(
     service: Serving,
     request_id: RequestId,
     project_id: Id,
-    availability_zone_id: Annotated[list[str] | None, Query(max_length=ZONES_MAX)] = None,
+    availability_zone_id: Annotated[list[str], Query(default_factory=list, max_length=ZONES_MAX)],
     ip_target_enable: QueryFlag = False,
-    loadbalancer_id: str | None = None,
+    loadbalancer_id: str = "",
     ip_version: Annotated[Literal["4"], Query()] = "4",
     nat64_enable: Annotated[Literal["false"], Query()] = "false",
 ) -> PreoccupiedAnswer:
@@ -146,8 +146,8 @@ async def count_preoccupy_ip_num(
 
     As published: one VIP, and in each zone one for health checks and, with IP as a backend, four as SNAT addresses.
     """
-    zones = len(set(availability_zone_id or ())) or 1
-    if loadbalancer_id is None:
+    zones = len(set(availability_zone_id)) or 1
+    if not loadbalancer_id:
         total = addresses_required(zones, 1, CEILING_MAX, ip_target_enable).total
     else:
         one = edits.find(service.configuration, "load_balancers", loadbalancer_id)

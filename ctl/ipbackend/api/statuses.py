@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import Query
 
 from ipbackend import edits
-from ipbackend.api.base import ELB, Answer, Id, Ref, RequestId, Serving, Shown, router
+from ipbackend.api.base import ELB, Answer, AnyOf, Id, Ref, RequestId, Serving, Shown, router
 from ipbackend.api.members import OperatingStatus
 from ipbackend.api.relations import Relations
 from ipbackend.model import Check, Listener, LoadBalancer, Pool
@@ -129,8 +129,8 @@ async def show_load_balancer_ports(
     request_id: RequestId,
     project_id: Id,
     number: Id,
-    ip_address: Annotated[list[str] | None, Query()] = None,
-    port_type: Annotated[list[str] | None, Query(alias="type")] = None,
+    ip_address: AnyOf,
+    port_type: Annotated[list[str], Query(alias="type", default_factory=list)],
 ) -> PortsAnswer:
     """List the SNAT addresses: all load balancers use the gateway's. There are no subnets' ports to name."""
     have = service.configuration
@@ -139,6 +139,6 @@ async def show_load_balancer_ports(
     ports = [
         Port(port_id="", ip_address=str(address), ipv6_address="", virsubnet_id="")
         for address in used
-        if (ip_address is None or str(address) in ip_address) and (port_type is None or "l4" in port_type)
+        if (not ip_address or str(address) in ip_address) and (not port_type or "l4" in port_type)
     ]
     return PortsAnswer(ports=ports, request_id=request_id)

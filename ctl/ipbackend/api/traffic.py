@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from fastapi import Query
 
 from ipbackend import connections, verdicts
-from ipbackend.api.base import OURS, Answer, Id, QueryFlag, RequestId, Serving, Shown, router
+from ipbackend.api.base import OURS, Answer, AnyOf, Id, QueryFlag, RequestId, Serving, Shown, router
 from ipbackend.datapath import audit
 from ipbackend.model import Member, Pool, Protocol
 from ipbackend.view import View
@@ -162,9 +162,9 @@ async def list_connections(
     service: Serving,
     request_id: RequestId,
     project_id: Id,
-    client: str | None = None,
-    member: str | None = None,
-    listener: str | None = None,
+    client: str = "",
+    member: str = "",
+    listener: str = "",
     resting: QueryFlag = False,
     limit: Annotated[int, Query(ge=0, le=LIMIT_MAX)] = 1000,
 ) -> ConnectionsAnswer:
@@ -172,14 +172,14 @@ async def list_connections(
 
     With `resting` also closed ones whose slots still answer late packets.
     """
-    peers = [connections.peer(text) if text is not None else None for text in (member, client)]
+    peers = [connections.peer(text) if text else None for text in (member, client)]
     phases = connections.ALL if resting else connections.OPEN
 
     def read(view: View) -> tuple[list[ConnectionShown], bool]:
         found = (
             one
             for one in connections.connections(view, phases, *peers)
-            if listener is None or (one.listener and one.listener.id == listener)
+            if not listener or (one.listener and one.listener.id == listener)
         )
         rows = [_connection(one) for one in islice(found, limit)]
         return rows, next(found, None) is not None
@@ -203,12 +203,12 @@ async def list_loads(
     service: Serving,
     request_id: RequestId,
     project_id: Id,
-    pool_id: Annotated[list[str] | None, Query()] = None,
+    pool_id: AnyOf,
 ) -> LoadsAnswer:
     """Tell how full each member is: of all pools, or of some."""
 
     def read(view: View) -> list[LoadShown]:
-        pools = [one for one in view.configuration.pools.values() if pool_id is None or one.id in pool_id]
+        pools = [one for one in view.configuration.pools.values() if not pool_id or one.id in pool_id]
         return [_load(view, pool, member) for pool in pools for member in pool.members]
 
     return LoadsAnswer(members=await service.look(read), request_id=request_id)
