@@ -52,8 +52,7 @@ class Shell:
         return json.loads(result.stdout)
 
     def by_name(self, line: str, key: str = "name") -> dict[str, Any]:
-        """Without ids: they are drawn by chance."""
-        return {row[key]: {name: one for name, one in row.items() if name != "id"} for row in self.shown(line)}
+        return {row[key]: row for row in self.shown(line)}
 
 
 @pytest.fixture
