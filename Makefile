@@ -39,8 +39,8 @@ $(TOOLS)/.made:
 test: setup $(TOOLS)/.made ## Run all tests: unit, packet (in the kernel) and netns (real links); wants root
 	@$(BIN)/python -m pytest $(ARGS)
 
-fuzz: setup ## Five million mutated frames through the program, and thousands of random lives; wants root
-	@FUZZ_FRAMES=5000000 MODEL_LIVES=3000 $(BIN)/python -m pytest tests/packet/test_fuzz.py tests/packet/test_model.py
+fuzz: setup ## Five million mutated frames through the program, and a thousand random lives; wants root
+	@FUZZ_FRAMES=5000000 MODEL_LIVES=1000 $(BIN)/python -m pytest tests/packet/test_fuzz.py tests/packet/test_model.py
 
 bench: bench-packet bench-gateway ## Measure everything
 
