@@ -116,7 +116,7 @@ static __always_inline enum verdict find_way(struct packet *pkt, __u32 role, str
 	return from_client(pkt, flow, out);
 }
 
-/* Known from each packet, as both may be two at one time: verdict FORWARD_OPENED is a request's as well. */
+/* One packet more of its listener; FORWARD_OPENED is a request's as well. */
 static __always_inline void account(const struct packet *pkt, struct connection *connection, enum verdict verdict)
 {
 	__u32 listener = connection->listener;

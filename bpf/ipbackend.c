@@ -15,6 +15,7 @@
 #include "parse.h"
 #include "flow_index.h"
 #include "slots.h"
+#include "sequence.h"
 #include "conntrack.h"
 #include "rewrite.h"
 #include "forward.h"

@@ -10,6 +10,19 @@
 #define ONE_ACTIVE 1ULL
 #define ONE_HALF_OPEN (1ULL << 32)
 
+static __always_inline bool is_half_open(__u64 state)
+{
+	__u64 phase = state & STATE_PHASE;
+
+	return phase == SLOT_SYN_SENT || phase == SLOT_SYN_RECEIVED;
+}
+
+/* What a connection in this state counts for. */
+static __always_inline __u64 counts_for(__u64 state)
+{
+	return ONE_ACTIVE + (is_half_open(state) ? ONE_HALF_OPEN : 0);
+}
+
 static __always_inline __u64 counts_of(const struct load *load)
 {
 	return *(volatile const __u64 *)&load->active;

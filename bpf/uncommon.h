@@ -50,7 +50,7 @@ static __always_inline bool write_link(struct packet *pkt, const struct way_out 
 	return true;
 }
 
-/* Any packet of a connection, out of here: what `send` must not do twice is done by the caller. */
+/* A packet of a connection, on its way; packet pointers are no longer valid behind this. */
 static __always_inline enum verdict send(struct packet *pkt, const struct way_out *out, enum verdict verdict)
 {
 	if (pkt->fragment && !is_later_fragment(pkt))
