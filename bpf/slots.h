@@ -44,7 +44,7 @@ static __always_inline bool has_room(const struct load *load, __u64 counts)
 	return (over_ceiling(load, counts) & over_budget(load, counts)) < 0;
 }
 
-/* One connection more, which counts for `more`, if that keeps the endpoint within its ceiling and its budget of handshakes. */
+/* One connection more, which counts for `more`, if that keeps the endpoint within its ceiling and its budget. */
 static __always_inline bool admit(struct load *load, __u64 more)
 {
 	__u64 counts;
