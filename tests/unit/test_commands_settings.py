@@ -164,6 +164,8 @@ def test_the_address_of_health_checks(answering: Kept) -> None:
 
 
 def test_a_plan_says_what_of_a_long_group_changes(answering: Kept) -> None:
+    plan = said("apply -f - --dry-run", input=said("export").replace("198.51.100.0/24", "192.0.2.0/24"))
+    assert plan.splitlines()[0] == "~ ip group offices: entries 198.51.100.0/24 north → 192.0.2.0/24 north"
     entries = "\n".join(f"192.0.2.{number}" for number in range(100))
     said("ipgroup set offices --from -", input=entries)
     text = said("export").replace('    "192.0.2.7/32",\n', "").replace("192.0.2.8/32", "192.0.2.200/32")
