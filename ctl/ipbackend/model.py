@@ -237,7 +237,7 @@ class Pool(Resource):
 
 @dataclass(frozen=True)
 class HealthMonitor(Resource):
-    """How the members of a pool would be asked whether they serve; times in seconds."""
+    """How the members of a pool are asked whether they serve; times in seconds."""
 
     pool: Annotated[str, Reference("pools")]
     type: Check
@@ -254,11 +254,6 @@ class HealthMonitor(Resource):
     name: Text = ""
 
     IMMUTABLE = ("pool",)
-
-    def _conflict(self) -> Iterator[str]:
-        if self.enabled:  # members would go on getting connections whatever the checks say: do not pretend
-            what = "enabled: members are not probed yet (only false can be kept; members show NO_MONITOR)"
-            yield Problem(what, Kind.UNSUPPORTED)
 
 
 class Entry(NamedTuple):

@@ -9,8 +9,10 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from ipaddress import IPv4Address
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
+from ipbackend import model
 from ipbackend.abi import Role
 from ipbackend.configuration import Configuration
 from ipbackend.errors import ConfigurationError
@@ -19,6 +21,7 @@ from ipbackend.schedule import weighted_round_robin
 from ipbackend.sizing import FIRST_SLOT, half_open_limit, slots_for
 
 Key = TypeVar("Key", bound=Hashable)
+WHOLE = 10  # tenths of a member's weight
 NO_POOL = 0  # what a listener without a pool points to: there never is such a pool
 
 
@@ -138,10 +141,16 @@ def hops(configuration: Configuration) -> set[HopKey]:
 
 
 def plan(
-    configuration: Configuration, ways: Mapping[HopKey, NextHop], links: Mapping[int, int], have: Entries, slots: int
+    configuration: Configuration,
+    ways: Mapping[HopKey, NextHop],
+    links: Mapping[int, int],
+    have: Entries,
+    slots: int,
+    shares: Mapping[str, int] = MappingProxyType({}),
 ) -> Entries:
     """What the maps should hold; `ways` are the neighbours as netlink knows them, all of `hops(configuration)`,
     `links` the MTUs of the gateway's interfaces by index, and `slots` how many all endpoints have between them.
+    `shares` are tenths of their weights that members get of new connections, by their ids: all of it unless named.
 
     ConfigurationError: a ceiling has grown beyond the table that its endpoint got when it was made.
     """
@@ -149,10 +158,7 @@ def plan(
     next_hops = {next_hop_ids[way.interface, way.address]: way for way in ways.values()}
     endpoints = _endpoints(configuration, ways, next_hop_ids, have, slots)
     endpoint_ids = {endpoint.key: number for number, endpoint in endpoints.items()}
-    listener_keys = {
-        one.id: ListenerKey(configuration.load_balancers[one.load_balancer].vip, one.port, one.protocol)
-        for one in configuration.listeners.values()
-    }
+    listener_keys = _listener_keys(configuration)
     pool_ids = _pool_ids(configuration, listener_keys, have)
     listener_ids = _ids(set(listener_keys.values()), {key: one.id for key, one in have.listeners.items()})
     return Entries(
@@ -163,7 +169,7 @@ def plan(
             for one in configuration.listeners.values()
             for key in [listener_keys[one.id]]
         },
-        pools={number: _pool(configuration, pool, endpoint_ids) for pool, number in pool_ids.items()},
+        pools={number: _pool(configuration.pools[pool], endpoint_ids, shares) for pool, number in pool_ids.items()},
         endpoints=endpoints,
         endpoint_ids=endpoint_ids,
         next_hops=next_hops,
@@ -231,14 +237,52 @@ def _take(gaps: list[tuple[int, int]], slots: int) -> int | None:
     return None
 
 
-def _pool(configuration: Configuration, number: str, endpoint_ids: Mapping[EndpointKey, int]) -> Pool:
-    pool = configuration.pools[number]
-    chosen = [member for member in pool.members if member.weight]
+def weighed(configuration: Configuration, have: Entries, shares: Mapping[str, int], members: set[str]) -> Entries:
+    """What is there, with other shares for these members: only the pools that they serve are made anew."""
+    numbers = {
+        have.listeners[key].pool: configuration.pools[listener.pool]
+        for listener, key in _loaded(configuration, have)
+        if listener.pool and any(member.id in members for member in configuration.pools[listener.pool].members)
+    }
+    pools = {number: _pool(pool, have.endpoint_ids, shares) for number, pool in numbers.items()}
+    return replace(have, pools={**have.pools, **pools})
+
+
+def serving(configuration: Configuration, have: Entries) -> set[str]:
+    """Ids of the members that get new connections by what is there."""
+    found = set()
+    for listener, key in _loaded(configuration, have):
+        if not listener.pool:
+            continue
+        numbers = set(have.pools.get(have.listeners[key].pool, Pool()).members)
+        pool = configuration.pools[listener.pool]
+        for member in pool.members:
+            if have.endpoint_ids.get(EndpointKey(member.address, member.port, pool.protocol)) in numbers:
+                found.add(member.id)
+    return found
+
+
+def _loaded(configuration: Configuration, have: Entries) -> Iterator[tuple[model.Listener, ListenerKey]]:
+    """The listeners that are there."""
+    keys = _listener_keys(configuration)
+    return ((one, keys[one.id]) for one in configuration.listeners.values() if keys[one.id] in have.listeners)
+
+
+def _listener_keys(configuration: Configuration) -> dict[str, ListenerKey]:
+    return {
+        one.id: ListenerKey(configuration.load_balancers[one.load_balancer].vip, one.port, one.protocol)
+        for one in configuration.listeners.values()
+    }
+
+
+def _pool(pool: model.Pool, endpoint_ids: Mapping[EndpointKey, int], shares: Mapping[str, int]) -> Pool:
+    weights = [member.weight * shares.get(member.id, WHOLE) for member in pool.members]
+    chosen = [(member, weight) for member, weight in zip(pool.members, weights, strict=True) if weight]
     if not chosen:
         return Pool()
     return Pool(
-        tuple(endpoint_ids[EndpointKey(member.address, member.port, pool.protocol)] for member in chosen),
-        weighted_round_robin([member.weight for member in chosen]),
+        tuple(endpoint_ids[EndpointKey(member.address, member.port, pool.protocol)] for member, _ in chosen),
+        weighted_round_robin([weight for _, weight in chosen]),
     )
 
 

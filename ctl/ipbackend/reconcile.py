@@ -5,7 +5,7 @@ to a VIP ever reaches the gateway's own services; addresses leave before maps fo
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -15,7 +15,7 @@ from ipbackend.datapath.tables import Tables
 from ipbackend.errors import DatapathError, NetworkError
 from ipbackend.model import EndpointKey, Member, Pool
 from ipbackend.network import Interface, Neighbour, Network, Route
-from ipbackend.plan import Entries, HopKey, NextHop, Step, diff, gateway_of, hop_of, hops, plan
+from ipbackend.plan import WHOLE, Entries, HopKey, NextHop, Step, diff, gateway_of, hop_of, hops, plan, weighed
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ class Reconciler:
         self._network = network
         self._tables = tables
         self.entries = tables.read()
+        self.shares: Mapping[str, int] = {}  # of new connections, in tenths of a member's weight, by its id
         self._found = self.entries  # what the maps really held when `drift` looked
 
     def check(self, configuration: Configuration) -> None:
@@ -92,6 +93,14 @@ class Reconciler:
         want = self._plan(configuration, self._links(configuration))
         self._carry_out(diff(self.entries, want), want)
 
+    def weigh(self, configuration: Configuration, shares: Mapping[str, int]) -> None:
+        """Give members these shares of new connections; only pools whose members' shares are others change."""
+        both = self.shares.keys() | shares.keys()
+        members = {number for number in both if self.shares.get(number, WHOLE) != shares.get(number, WHOLE)}
+        self.shares = shares
+        if members:
+            self._turn_to(weighed(configuration, self.entries, shares, members))
+
     def repair(self, configuration: Configuration) -> None:
         """Put right whatever others changed, as `drift` found it."""
         self._carry_out(diff(self._found, self.entries), self.entries)
@@ -122,7 +131,8 @@ class Reconciler:
     def _plan(self, configuration: Configuration, links: dict[str, Interface]) -> Entries:
         """What the maps should hold as things are now; raises where that cannot be, and changes nothing."""
         mtus = {links[name].index: links[name].mtu for name in gateway_of(configuration).interfaces}
-        return plan(configuration, self._ways(configuration, links), mtus, self.entries, self._tables.slots)
+        ways, slots = self._ways(configuration, links), self._tables.slots
+        return plan(configuration, ways, mtus, self.entries, slots, self.shares)
 
     def _remove_addresses(self, configuration: Configuration, links: dict[str, Interface]) -> None:
         wanted = _addresses(configuration, links)
@@ -210,7 +220,8 @@ def _routes(configuration: Configuration, links: dict[str, Interface]) -> set[Ro
 def _addresses(configuration: Configuration, links: dict[str, Interface]) -> dict[tuple[IPv4Address, int], Interface]:
     gateway = gateway_of(configuration)
     wanted = [(balancer.vip, balancer.interface) for balancer in configuration.load_balancers.values()]
-    wanted += [(address, gateway.snat_interface) for address in gateway.snat_addresses]
+    at_members = [*gateway.snat_addresses, *([gateway.health_address] if gateway.health_address else [])]
+    wanted += [(address, gateway.snat_interface) for address in at_members]
     return {(address, links[name].index): links[name] for address, name in wanted}
 
 

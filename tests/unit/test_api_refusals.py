@@ -38,18 +38,6 @@ def test_the_published_text_comes_first_and_each_problem_after_it(
     assert rest == answer.json()["problems"] != []
 
 
-def test_an_enabled_health_monitor_is_refused_by_its_own_code(client: Client, kept: Kept) -> None:
-    monitor = {"pool_id": "shared", "type": "TCP", "delay": 5, "timeout": 3, "max_retries": 3}
-    at = f"{ELB}/healthmonitors"
-    assert "not probed yet" in refused(client.post(at, json={"healthmonitor": monitor}), 403, "ELB.8962")
-    off = {"healthmonitor": {**monitor, "admin_state_up": False}}
-    made = ok(client.post(at, json=off), 201)["healthmonitor"]
-    assert (made["pools"], made["admin_state_up"], made["max_retries_down"]) == ([{"id": "shared"}], False, 3)
-    on = {"healthmonitor": {"admin_state_up": True}}
-    assert refused(client.put(f"{at}/{made['id']}", json=on), 403, "ELB.8962")
-    assert not kept.configuration.health_monitors[made["id"]].enabled
-
-
 def test_a_ceiling_that_takes_more_addresses_than_there_are(client: Client, kept: Kept) -> None:
     kept.configuration = Configuration(replace(GATEWAY, snat_addresses=(IPv4Address("10.0.0.101"),)), FULL.networks)
     pool = {"protocol": "TCP", "lb_algorithm": "ROUND_ROBIN"}

@@ -132,12 +132,6 @@ def test_objects_do_not_change() -> None:
         (VPC, "name", "v" * 256, "name: 256 characters are too many (write 255 or fewer)"),
         (WEB, "description", "v" * 256, "description: 256 characters are too many (write 255 or fewer)"),
         (WEB, "name", "web\n", r"name: 'web\n' holds characters that cannot be shown (write printable text on"),
-        (
-            HealthMonitor("web", Check.TCP, 5, 3, 3, enabled=False),
-            "enabled",
-            True,
-            "enabled: members are not probed yet (only false can be kept; members show NO_MONITOR)",
-        ),
         (HealthMonitor("web", Check.TCP, 5, 3, 3, enabled=False), "delay", 51, "51 is out of range (write 1 to 50)"),
         (
             IpGroup("offices"),
