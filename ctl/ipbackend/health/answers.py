@@ -6,6 +6,8 @@ from ipbackend.health.questions import Question, expects
 from ipbackend.health.states import Code, Reason
 
 AGENT = "ipbackend-health"
+_HTTP = "a response in HTTP/1"
+_BEGINS = b"HTTP/1."  # whatever begins otherwise need not be waited for
 
 
 class Exchange:
@@ -16,6 +18,7 @@ class Exchange:
         self._codes = question.codes
         self._http = h11.Connection(h11.CLIENT)
         self._received = 0
+        self._first = b""
         headers = [("Host", question.host), ("User-Agent", AGENT), ("Accept", "*/*"), ("Connection", "close")]
         request = h11.Request(method=question.method, target=question.path, headers=headers)
         self.request: bytes = self._http.send(request) or b""
@@ -23,6 +26,9 @@ class Exchange:
     def receive(self, data: bytes) -> Reason | bool:
         """After more bytes, none of them at the end: a reason against it, True for a good answer, False for not yet."""
         self._received += len(data)
+        self._first = (self._first + data)[: len(_BEGINS)]
+        if not _BEGINS.startswith(self._first):
+            return Reason(Code.RESPONSE_FORMAT_ERROR, _HTTP, f"{self._first!r} …")
         try:
             self._http.receive_data(data)
             while True:
@@ -34,9 +40,9 @@ class Exchange:
         except h11.RemoteProtocolError as error:
             if not data:
                 return Reason(Code.RECV_RESPONSE_FAILED, self._codes, f"the end after {self._received} bytes")
-            return Reason(Code.RESPONSE_FORMAT_ERROR, "a response in HTTP/1", str(error))
+            return Reason(Code.RESPONSE_FORMAT_ERROR, _HTTP, str(error))
         if not isinstance(event, h11.Response):
-            return Reason(Code.RESPONSE_FORMAT_ERROR, self._codes, f"{type(event).__name__}")
+            return Reason(Code.RESPONSE_FORMAT_ERROR, _HTTP, type(event).__name__)
         if not expects(self._codes, event.status_code):
             return Reason(Code.RESPONSE_MISMATCH, self._codes, str(event.status_code))
         return True

@@ -235,7 +235,7 @@ class AskingHttp(AskingTcp):
             self._send(self._outgoing.read())
         except ssl.SSLError as error:
             self._send(self._outgoing.read())  # the alert that says so
-            self._end(Reason(Code.SSL_HANDSHAKE_ERROR, "a TLS handshake", error.reason or str(error)))
+            self._end(Reason(Code.SSL_HANDSHAKE_ERROR, "a TLS handshake", error.reason or "the end"))
         else:
             self._request()
 
@@ -298,7 +298,7 @@ class AskingHttp(AskingTcp):
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             self._received(b"")
         except ssl.SSLError as error:
-            self._broken(error.reason or str(error))
+            self._broken(error.reason or "an error of TLS")
 
     def _received(self, data: bytes) -> None:
         if self._done is None or self._exchange is None:
