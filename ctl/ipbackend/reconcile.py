@@ -220,8 +220,9 @@ def _routes(configuration: Configuration, links: dict[str, Interface]) -> set[Ro
 def _addresses(configuration: Configuration, links: dict[str, Interface]) -> dict[tuple[IPv4Address, int], Interface]:
     gateway = gateway_of(configuration)
     wanted = [(balancer.vip, balancer.interface) for balancer in configuration.load_balancers.values()]
-    at_members = [*gateway.snat_addresses, *([gateway.health_address] if gateway.health_address else [])]
-    wanted += [(address, gateway.snat_interface) for address in at_members]
+    wanted += [(address, gateway.snat_interface) for address in gateway.snat_addresses]
+    if gateway.health_address:  # it is in no map: answers to it are for the kernel
+        wanted.append((gateway.health_address, gateway.snat_interface))
     return {(address, links[name].index): links[name] for address, name in wanted}
 
 

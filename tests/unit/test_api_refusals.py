@@ -172,7 +172,9 @@ def test_a_cascade_takes_pools_along_or_leaves_them(
 
 def test_an_entry_is_in_a_group_once(client: Client) -> None:
     twice = {"ipgroup": {"ip_list": [{"ip": "192.0.2.1"}, {"ip": "192.0.2.1/32"}]}}
-    assert "192.0.2.1 is there more than once" in refused(client.post(f"{ELB}/ipgroups", json=twice), 400, "ELB.8902")
+    for at in ("ipgroups", "ipgroups/offices/iplist/create-or-update"):
+        said = refused(client.post(f"{ELB}/{at}", json=twice), 400, "ELB.8902")
+        assert "cidrs: '192.0.2.1/32' is there more than once (write it once)" in said
     other = {"ipgroup": {"ip_list": [{"ip": "192.0.2.9"}]}}
     at = f"{ELB}/ipgroups/offices/iplist/batch-delete"
     assert "192.0.2.9 is not in it" in refused(client.post(at, json=other), 400, "ELB.8902")
