@@ -5,21 +5,24 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from scapy.layers.inet import ICMP, IP, TCP, UDP
 
-from tests.netns.clients import UdpClient, connect, http_get
-from tests.netns.gateway import Gateway
-from tests.netns.lab import MEMBER_TCP_PORT, MEMBERS, SECOND_VIP, SHOP_VIP, Lab
+from tests.netns.clients import RawPort, UdpClient, connect, http_get
+from tests.netns.gateway import CONFIGURATION, Gateway
+from tests.netns.lab import MEMBER_TCP_PORT, MEMBERS, SHOP_VIP, Lab
 from tests.netns.load import Load, load
 from tests.netns.members import Member
 from tests.netns.test_daemon import ask, id_of, wait_until
 
 pytestmark = pytest.mark.root
 
-WEB, INTRANET, RESOLVER = (SHOP_VIP, 80), (SECOND_VIP, 80), (SHOP_VIP, 53)
+WEB, RESOLVER = (SHOP_VIP, 80), (SHOP_VIP, 53)
+HEALTH, OTHER = "10.0.0.105", "10.0.0.107"
 DELAY, TIMEOUT, FALLS = 1, 1, 2
 WINDOW = TIMEOUT * FALLS + DELAY * (FALLS - 1)
 
@@ -174,6 +177,80 @@ def test_all_down_refuses_new_ones_and_leaves_the_old_ones(lab: Lab, gateway: Ga
             ask(gateway, "PUT", f"/elb/healthmonitors/{monitor}", change)
             assert set(states(gateway, "web").values()) == {"NO_MONITOR"}
             assert http_get(lab["client"], None, WEB).status == 200
+
+
+def test_all_down_and_all_get_connections_if_so_set(lab: Lab, gateway: Gateway, members: dict[str, Member]) -> None:
+    """The check is wrong, and not the members: clients notice nothing."""
+    open_ = CONFIGURATION.replace("[pools.web]\n", "[pools.web]\nminimum_healthy = 1\n")
+    gateway.apply(open_)
+    with monitored(gateway, "web", monitor_port=9), load(lab["client"], WEB) as met:
+        wait_until(lambda: set(states(gateway, "web").values()) == {"OFFLINE"})
+        moment = met.wait_for(50)
+        assert set(met.answered_since(moment)) == set(MEMBERS)
+        gateway.kill()
+        gateway.start()
+        wait_until(lambda: set(states(gateway, "web").values()) == {"OFFLINE"})
+        met.wait_for(50)
+    assert met.failed() == []
+
+
+def test_another_answer_than_expected_and_back(lab: Lab, gateway: Gateway) -> None:
+    """What is asked may change at any time, and open connections stay whatever is answered."""
+    with connect(lab["client"], None, WEB) as old, monitored(gateway, "web", "HTTP", max_retries=1) as monitor:
+        all_online(gateway, "web")
+        who = old.get().identity
+        at = f"/elb/healthmonitors/{monitor}"
+        ask(gateway, "PUT", at, {"healthmonitor": {"url_path": "/nothing?at=all", "expected_codes": "200-204"}})
+        wait_until(lambda: set(states(gateway, "web").values()) == {"OFFLINE"})
+        rows = ask(gateway, "GET", f"/elb/pools/{id_of(gateway, 'pools', 'web')}/members")["members"]
+        reason = {"reason_code": "RESPONSE_MISMATCH", "expected_response": "200-204", "healthcheck_response": "404"}
+        assert [row["reason"] for row in rows] == [reason] * 4
+        assert old.get().identity == who
+        ask(gateway, "PUT", at, {"healthmonitor": {"expected_codes": "404"}})
+        all_online(gateway, "web")
+        wait_until(lambda: not _is_refused(lab))
+
+
+def test_checks_come_from_the_health_address(lab: Lab, gateway: Gateway) -> None:
+    gateway.apply(CONFIGURATION.replace("[gateway]", f'[gateway]\nhealth_address = "{HEALTH}"', 1))
+    with (
+        RawPort(lab["member-1"], "eth0") as wire,
+        monitored(gateway, "web"),
+        monitored(gateway, "resolver", "UDP_CONNECT"),
+    ):
+        wire.expect(lambda one: TCP in one and one[TCP].dport == 8080 and one[IP].src == HEALTH, 10)
+        wire.expect(lambda one: ICMP in one and one[ICMP].type == 8 and one[IP].src == HEALTH, 10)
+        wire.expect(lambda one: UDP in one and one[UDP].dport == 5353 and one[IP].src == HEALTH, 10)
+        all_online(gateway, "web")
+        all_online(gateway, "resolver")
+        ask(gateway, "PUT", "/ipbackend/gateway", {"gateway": {"health_address": OTHER}})  # it may change at any time
+        wire.expect(lambda one: TCP in one and one[TCP].dport == 8080 and one[IP].src == OTHER, 10)
+        wire.expect(lambda one: ICMP in one and one[ICMP].type == 8 and one[IP].src == OTHER, 10)
+
+
+def test_one_that_comes_back_begins_slowly(lab: Lab, gateway: Gateway, members: dict[str, Member]) -> None:
+    """A tenth of its weight at first, which is 2 of 8, and more in time; nobody is slow when all begin."""
+    dead = members["member-2"]
+    gateway.apply(CONFIGURATION.replace("[pools.web]\n", "[pools.web]\nslow_start = 60\n"))
+
+    def counted() -> int:
+        return Counter(http_get(lab["client"], None, WEB).identity.member for _ in range(124))["member-2"]
+
+    def turned() -> int:
+        return gateway.log().count("data plane changed: set pools")
+
+    with monitored(gateway, "web"):
+        all_online(gateway, "web")
+        assert counted() == 31
+        dead.kill()
+        wait_until(lambda: states(gateway, "web")["member-2"] == "OFFLINE")
+        dead.start()
+        dead.wait_ready()
+        wait_until(lambda: states(gateway, "web")["member-2"] == "ONLINE")
+        turns = turned()
+        wait_until(lambda: http_get(lab["client"], None, WEB).identity.member == "member-2")
+        assert counted() <= 12  # a tenth is 4 of 124, two tenths are 8
+        wait_until(lambda: turned() > turns)  # the next step has come by itself
 
 
 def _is_refused(lab: Lab) -> bool:

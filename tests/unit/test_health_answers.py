@@ -70,7 +70,7 @@ def test_a_question_goes_to_the_monitors_port_from_the_health_address() -> None:
         (b"HTTP/1.0 204 x\r\n\r\n", "204", None, ""),
         (b"HTTP/1.1 204 \r\nContent-Length: 99\r\n\r\nnot all", "204", None, ""),
         (OK, "200", Code.RESPONSE_MISMATCH, "204"),
-        (OK, "200-203,205", Code.RESPONSE_MISMATCH, "204"),
+        (OK, "200-203", Code.RESPONSE_MISMATCH, "204"),
         (b"", "200", Code.RECV_RESPONSE_FAILED, "the end after 0 bytes"),
         (OK[:-2], "204", Code.RECV_RESPONSE_FAILED, "the end after 36 bytes"),
         (b"SSH-2.0-OpenSSH\r\n\r\n", "200", Code.RESPONSE_FORMAT_ERROR, ""),
@@ -95,7 +95,7 @@ def test_what_comes_back_means_the_same_in_any_pieces(
 
 @pytest.mark.parametrize(
     ("codes", "good", "bad"),
-    [("200", [200], [199, 201]), ("200, 302", [200, 302], [301]), ("200-204,301", [200, 204, 301], [205, 300])],
+    [("200", [200], [199, 201]), ("200,302", [200, 302], [301]), ("200-204", [200, 202, 204], [199, 205])],
 )
 def test_codes(codes: str, good: list[int], bad: list[int]) -> None:
     assert all(expects(codes, status) for status in good)

@@ -59,5 +59,5 @@ def question(monitor: HealthMonitor, member: Member, source: IPv4Address | None)
 
 def expects(codes: str, status: int) -> bool:
     """Whether a status code is one of those written."""
-    ranges = (part.strip().partition("-") for part in codes.split(","))
+    ranges = (part.partition("-") for part in codes.split(","))
     return any(int(first) <= status <= int(last or first) for first, _, last in ranges)
