@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 from ipbackend.configuration import Configuration
 from ipbackend.health.questions import watched
-from ipbackend.health.slow_start import WHOLE, next_step, share
+from ipbackend.health.slow_start import next_step, share
 from ipbackend.health.states import Health, Reason, Start, answered, begun
 from ipbackend.model import HealthMonitor, Member, Pool
+from ipbackend.plan import WHOLE
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The share of one that came up: from a tenth to all of its weight. Pure arithmetic on seconds."""
 
-WHOLE = 10  # tenths
+from ipbackend.plan import WHOLE
+
 _STEPS = WHOLE - 1  # from one tenth to ten
 _EXACT = 1e-9  # of a step: at its end the next one has begun, however the quotient is rounded
 
