@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import pairwise
+from itertools import pairwise, product
 from random import Random
 
 import pytest
@@ -31,6 +31,17 @@ def test_failures_are_noticed_within_the_published_window(
             began = rhythm.next(began, ended, random.random())
             assert began >= ended
     assert ended - start <= timeout * count + delay * (count - 1) + 1e-3
+
+
+@pytest.mark.parametrize("share", [0.0, 1e-4, 0.05, 0.5, 0.999])
+def test_also_in_the_worst_case(share: float) -> None:
+    """Every check takes all of its time, the first one begins at or after its turn, the last one is late by chance."""
+    for delay, timeout, count in product(range(1, 51), range(1, 51), (1, 2, 3, 10)):
+        rhythm = Rhythm(delay, timeout, 0.25)
+        start = began = (7.25 + share) * delay
+        for number in range(1, count):
+            began = rhythm.next(began, began + timeout, float(number == count - 1))
+        assert began + timeout - start <= timeout * count + delay * (count - 1) + 1e-6, (delay, timeout, count)
 
 
 @given(seconds, seconds, part, st.floats(0, 1e6), st.randoms(use_true_random=False))

@@ -32,7 +32,7 @@ class Echo:
         except OSError:
             self._socket.close()
             raise
-        loop.add_reader(self._socket.fileno(), self.look)
+        loop.add_reader(self._socket.fileno(), self._readable)
 
     def close(self) -> None:
         """Wait for no answer any more."""
@@ -59,7 +59,7 @@ class Echo:
         """Its answer is not waited for any more."""
         self._waiting.pop(token, None)
 
-    def look(self) -> None:
+    def _readable(self) -> None:
         """Take in the answers that are there."""
         while self._socket.fileno() >= 0:
             try:

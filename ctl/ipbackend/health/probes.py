@@ -1,13 +1,13 @@
 """Asks one question over a socket and tells the answer: TCP, HTTP, HTTPS, or echo and then a datagram.
 
 Each asking is a few callbacks of the loop and leaves no socket behind: connections end by a RST, so that neither
-end keeps them. An answer that is there counts, however late the loop comes to look at it.
+end keeps them. An answer that is there counts, however late the loop comes to look at it: in one turn of the loop
+what is ready goes before the timers, and the time that the loop was away is added to theirs.
 """
 
 import asyncio
 import errno
 import os
-import select
 import socket
 import ssl
 import struct
@@ -117,10 +117,6 @@ class Asking:
         """What it means that nothing more came."""
         raise NotImplementedError
 
-    def _look(self) -> None:
-        """Take in what is there at this moment."""
-        raise NotImplementedError
-
     def _end(self, answer: Answer) -> None:
         done, self._done = self._done, None
         self._release()
@@ -154,10 +150,7 @@ class Asking:
         return sock.connect_ex((str(self._question.address), self._question.port))
 
     def _over(self) -> None:
-        """The time is over: not for what is there already, nor where the loop was away meanwhile."""
-        self._look()
-        if self._done is None:
-            return
+        """The time is over, unless the loop was away meanwhile."""
         away = self._prober.attention.away()
         missed, self._away = away - self._away, away
         if missed > PATIENCE_MIN:
@@ -194,10 +187,6 @@ class AskingTcp(Asking):
 
     def _timed_out(self) -> Answer:
         return Reason(Code.CONNECT_TIMEOUT, "", f"nothing in {self._question.timeout} s")
-
-    def _look(self) -> None:
-        if self._socket and _is_ready(self._socket, select.POLLOUT):
-            self._ready()
 
 
 class AskingHttp(AskingTcp):
@@ -322,12 +311,6 @@ class AskingHttp(AskingTcp):
         code = Code.SEND_REQUEST_TIMEOUT if self._unsent else Code.RECV_RESPONSE_TIMEOUT
         return Reason(code, self._question.codes, silence)
 
-    def _look(self) -> None:
-        if not self._is_connected:
-            super()._look()
-        elif self._socket and _is_ready(self._socket, select.POLLIN):
-            self._readable()
-
 
 class AskingUdp(Asking):
     """An echo, and then a datagram: port unreachable says that nothing is there, silence that something is."""
@@ -372,17 +355,6 @@ class AskingUdp(Asking):
         if self._socket:
             return None
         return Reason(Code.CONNECT_TIMEOUT, "an ICMP echo reply", f"nothing in {self._question.timeout} s")
-
-    def _look(self) -> None:
-        if self._echo:
-            self._echo.look()
-        self._readable()
-
-
-def _is_ready(sock: socket.socket, events: int) -> bool:
-    poll = select.poll()
-    poll.register(sock.fileno(), events)
-    return bool(poll.poll(0))
 
 
 _KINDS: dict[Check, type[Asking]] = {
