@@ -1,6 +1,6 @@
-"""What health checks cost: CPU for 1,000 members that are asked every 5 seconds, by each kind of check.
+"""What health checks cost, and how soon they tell: 1,000 members that are asked every 5 seconds.
 
-    python -m tests.bench.health        as root; a minute and a half
+    python -m tests.bench.health        as root; two minutes
 
 Everything is in a namespace of its own, over loopback: 1,000 addresses of one server, which is another process.
 The kernel's work for both ends of a connection is done in the time of whoever sends, so the figures hold more
@@ -10,13 +10,16 @@ than what a gateway pays.
 from __future__ import annotations
 
 import asyncio
+import logging
 import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from statistics import median
 
 from ipbackend.configuration import Configuration
 from ipbackend.health.book import Book
@@ -28,7 +31,7 @@ from tests.netns.namespace import Namespace
 from tests.unit.wanted import VPC, wanted
 
 MEMBERS = 1000
-DELAY = 5
+DELAY, TIMEOUT, FALLS = 5, 3, 3
 ROUNDS = 3
 
 
@@ -39,7 +42,7 @@ def members(kind: Check) -> Configuration:
         its = tuple(Member(IPv4Address(0x0A630000 + 256 + number), PORTS[kind]) for number in range(first, first + 500))
         protocol = Protocol.UDP if kind is Check.UDP_CONNECT else Protocol.TCP
         pool = Pool(f"p{first}", protocol, members=tuple(replace(one, max_connections=100) for one in its))
-        made += [pool, HealthMonitor(pool.id, kind, DELAY, 3, 3)]
+        made += [pool, HealthMonitor(pool.id, kind, DELAY, TIMEOUT, 3, FALLS)]
     return wanted(replace(VPC, cidrs=(IPv4Network("10.99.0.0/16"),)), *made)
 
 
@@ -67,7 +70,25 @@ async def measure(kind: Check) -> tuple[float, float, int]:
     return cpu / took, asked / took, sum(one.status is not Status.ONLINE for one in book.states.values())
 
 
+async def until_out(kind: Check, end: Callable[[], None]) -> list[float]:
+    """Seconds from `end`, which takes all members down, until each is OFFLINE, in their order."""
+    book = Book()
+    book.follow(members(kind), serving=set())
+    monitors = Monitors(book, lambda: None)
+    monitors.follow(None)
+    while not all(one.status is Status.ONLINE for one in book.states.values()):
+        await asyncio.sleep(0.1)
+    await asyncio.sleep(DELAY)
+    began = time.monotonic()
+    end()
+    while not all(one.status is Status.OFFLINE for one in book.states.values()):
+        await asyncio.sleep(0.1)
+    monitors.close()
+    return sorted(one.since - began for one in book.states.values())
+
+
 def main() -> None:
+    logging.disable()  # a thousand members go down at once
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     namespace = Namespace("health bench")
@@ -79,6 +100,13 @@ def main() -> None:
                 cpu, rate, wrong = asyncio.run(measure(kind))
                 each = f"{1e6 * cpu / rate:6.0f} us a check {rate:6.0f} checks/s"
                 print(f"{kind:12} {100 * cpu:5.1f} % of a core {each}   {wrong} not ONLINE")
+        window = TIMEOUT * FALLS + DELAY * (FALLS - 1)
+        print(f"until they are OFFLINE; from the first check that fails it is {window} s at most")
+        for what, kind, end in (("refused", Check.TCP, "kill"), ("hanging", Check.HTTP, "stop")):
+            with Program(namespace, Path(directory)) as program:
+                found = asyncio.run(until_out(kind, getattr(program, end)))
+            times = f"{found[0]:.1f} to {found[-1]:.1f} s, half of them within {median(found):.1f} s"
+            print(f"{kind:12} {what}: {times}")
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def test_a_member_that_hangs(lab: Lab, gateway: Gateway, members: dict[str, Memb
             given = opened(gateway, "member-1") - before
             rows = ask(gateway, "GET", "/elb/members", address=MEMBERS["member-1"], operating_status="OFFLINE")
             (reason,) = [row["reason"] for row in rows["members"]]
-            expected = {"expected_response": "200", "healthcheck_response": f"not in {TIMEOUT} s"}
+            expected = {"expected_response": "200", "healthcheck_response": f"no answer in {TIMEOUT} s"}
             assert reason == {"reason_code": "RECV_RESPONSE_TIMEOUT", **expected}
         finally:
             process.send_signal(signal.SIGCONT)

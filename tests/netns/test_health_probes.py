@@ -115,7 +115,7 @@ def test_no_answer_to_a_syn(run: Run) -> None:
     async def work(prober: Prober) -> None:
         with full() as port:
             began = time.monotonic()
-            assert await asked(prober, put(port)) == Reason(Code.CONNECT_TIMEOUT, "", "nothing in 1 s")
+            assert await asked(prober, put(port)) == Reason(Code.CONNECT_TIMEOUT, "", "no answer in 1 s")
             assert time.monotonic() - began >= 1
 
     run(work)
@@ -329,7 +329,7 @@ def test_a_member_that_answers_no_echo_is_down_whatever_its_port_does(run: Run) 
     async def work(prober: Prober) -> None:
         with bound(answers=False) as port, no_echo():
             answer = await asked(prober, put(port, Check.UDP_CONNECT))
-            assert answer == Reason(Code.CONNECT_TIMEOUT, "an ICMP echo reply", "nothing in 1 s")
+            assert answer == Reason(Code.CONNECT_TIMEOUT, "an ICMP echo reply", "no answer in 1 s")
 
     run(work)
 

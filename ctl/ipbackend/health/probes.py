@@ -186,7 +186,7 @@ class AskingTcp(Asking):
         self._end(None)
 
     def _timed_out(self) -> Answer:
-        return Reason(Code.CONNECT_TIMEOUT, "", f"nothing in {self._question.timeout} s")
+        return Reason(Code.CONNECT_TIMEOUT, "", f"no answer in {self._question.timeout} s")
 
 
 class AskingHttp(AskingTcp):
@@ -305,7 +305,7 @@ class AskingHttp(AskingTcp):
     def _timed_out(self) -> Answer:
         if not self._is_connected:
             return super()._timed_out()
-        silence = f"not in {self._question.timeout} s"
+        silence = f"no answer in {self._question.timeout} s"
         if self._exchange is None:
             return Reason(Code.SSL_HANDSHAKE_ERROR, "a TLS handshake", silence)
         code = Code.SEND_REQUEST_TIMEOUT if self._unsent else Code.RECV_RESPONSE_TIMEOUT
@@ -354,7 +354,7 @@ class AskingUdp(Asking):
     def _timed_out(self) -> Answer:
         if self._socket:
             return None
-        return Reason(Code.CONNECT_TIMEOUT, "an ICMP echo reply", f"nothing in {self._question.timeout} s")
+        return Reason(Code.CONNECT_TIMEOUT, "an ICMP echo reply", f"no answer in {self._question.timeout} s")
 
 
 _KINDS: dict[Check, type[Asking]] = {
