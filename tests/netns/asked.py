@@ -131,8 +131,13 @@ def certificate(directory: Path) -> ssl.SSLContext:
     return context
 
 
+def open_files() -> list[Path]:
+    """This process's descriptors, and the one that they are listed by."""
+    return list(Path("/proc/self/fd").iterdir())
+
+
 def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+    return len(open_files())
 
 
 def connections() -> list[str]:

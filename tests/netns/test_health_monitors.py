@@ -159,6 +159,32 @@ def test_nobody_is_blamed_while_others_hold_the_interpreter(namespace: Namespace
     assert failures == []
 
 
+def test_the_gateways_own_trouble_is_told_once_and_takes_nobody_out(
+    namespace: Namespace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The address that checks come from is gone: everybody stays, and is asked again when it is back."""
+    book = Book()
+    caplog.set_level("INFO")
+
+    async def work() -> None:
+        with Program(namespace, tmp_path):
+            async with asking(book, members(5, falls=1)) as monitors:
+                await until(all_are(book, Status.ONLINE))
+                since = {number: one.since for number, one in book.states.items()}
+                monitors.follow(IPv4Address("10.98.0.1"))
+                await until(lambda: len(monitors._troubled) == 20)
+                await asyncio.sleep(2)
+                assert {number: one.since for number, one in book.states.items()} == since
+                monitors.follow(None)
+                await until(lambda: not monitors._troubled)
+                assert all_are(book, Status.ONLINE)()
+
+    run(namespace, work)
+    trouble = [one.getMessage() for one in caplog.records if "asked" in one.getMessage()]
+    why = "from 10.98.0.1: Cannot assign requested address (they stay as they are until they can)"
+    assert trouble == [f"members cannot be asked {why}", "all members can be asked again"]
+
+
 def test_the_first_checks_are_spread_out(namespace: Namespace) -> None:
     """New members are asked at once, a thousand a second; whom an earlier daemon asked waits for its own turn."""
     want = members(250, delay=2)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import resource
 import socket
 import ssl
 import threading
@@ -28,6 +30,7 @@ from tests.netns.asked import (
     descriptors,
     full,
     hanging,
+    open_files,
     response,
     saying,
     server,
@@ -135,6 +138,27 @@ def test_from_an_address_that_is_not_here_nobody_is_asked(run: Run) -> None:
         for kind in Check:
             answer = await asked(prober, put(CLOSED, kind, source=IPv4Address("10.98.0.1")))
             assert answer == Unasked("from 10.98.0.1: Cannot assign requested address"), kind
+
+    run(work)
+
+
+def test_without_descriptors_nobody_is_asked(run: Run) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def work(prober: Prober) -> None:
+        taken: list[int] = []
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(int(one.name) for one in open_files()) + 1, hard))
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.append(os.dup(0))
+            answers = [await asked(prober, put(CLOSED, kind)) for kind in Check]
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for one in taken:
+                os.close(one)
+        assert answers == [Unasked("from the address that the kernel chooses: Too many open files")] * len(Check)
+        assert code(await asked(prober, put(CLOSED))) == Code.CONNECT_REFUSED
 
     run(work)
 
