@@ -394,6 +394,21 @@ def test_an_ip_group(sdk: Sdk) -> None:
     assert sdk.list_ip_groups().ipgroups == []
 
 
+def test_an_ip_group_may_be_long(sdk: Sdk, started: Gateway) -> None:
+    wanted = [f"10.{number // 250}.{number % 250}.0/24" for number in range(10_000)]
+    option = elb.CreateIpGroupOption(name="long", ip_list=[elb.CreateIpGroupIpOption(ip=cidr) for cidr in wanted])
+    made = sdk.create_ip_group(body=elb.CreateIpGroupRequestBody(option)).ipgroup
+    assert [one.ip for one in made.ip_list] == wanted
+    more = elb.UpdateIpListOption(ip_list=[elb.CreateIpGroupIpOption(ip="192.0.2.1")])
+    body = elb.UpdateIpListRequestBody(more)
+    assert sdk.refused("update_ip_list", ipgroup_id=made.id, body=body)[:2] == (409, "ELB.8905")
+    fewer = elb.BatchDeleteIpListOption(ip_list=[elb.IpGroupIp(ip=cidr) for cidr in wanted[1:]])
+    left = sdk.batch_delete_ip_list(ipgroup_id=made.id, body=elb.BatchDeleteIpListRequestBody(fewer)).ipgroup
+    assert [one.ip for one in left.ip_list] == wanted[:1]
+    (row,) = started.json("history", "--limit", "1")
+    assert row["summary"] == "ip group long changed: entries 10,000 → 1 (+0, -9,999)"
+
+
 def test_what_there_is(sdk: Sdk) -> None:
     assert [(one.id, one.status) for one in sdk.list_api_versions().versions] == [("v3", "CURRENT")]
     ((zone,),) = sdk.list_availability_zones().availability_zones

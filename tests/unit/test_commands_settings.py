@@ -163,7 +163,25 @@ def test_the_address_of_health_checks(answering: Kept) -> None:
     assert answering.configuration.gateway == replace(GATEWAY, icmp_error_rate=5)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "listener set http --pool web --no-pool",
+        "listener set http --access deny --no-ip-groups",
+        "healthmonitor set check --port 81 --no-port",
+        "gateway set --health-address 10.0.0.105 --no-health-address",
+        "network set vpc --next-hop 10.0.0.2 --no-next-hop",
+    ],
+)
+def test_what_is_given_is_not_taken_away_at_once(answering: Kept, line: str) -> None:
+    result = ipbackend(line)
+    assert (result.exit_code, answering.revision) == (2, 1)
+    assert "it is both given and taken away (leave one of the options out)" in result.stderr
+
+
 def test_a_plan_says_what_of_a_long_group_changes(answering: Kept) -> None:
+    plan = said("apply -f - --dry-run", input=said("export").replace("198.51.100.0/24", "192.0.2.0/24"))
+    assert plan.splitlines()[0] == "~ ip group offices: entries 198.51.100.0/24 north → 192.0.2.0/24 north"
     entries = "\n".join(f"192.0.2.{number}" for number in range(100))
     said("ipgroup set offices --from -", input=entries)
     text = said("export").replace('    "192.0.2.7/32",\n', "").replace("192.0.2.8/32", "192.0.2.200/32")

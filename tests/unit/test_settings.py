@@ -135,6 +135,10 @@ def test_entries_are_cidrs_or_tables_that_describe_them() -> None:
             OFFICE + SHOP + LISTENER + 'ip_groups = ["office", "offce"]',
             "listeners.web.ip_groups[1]: 'offce' is not one of ip_groups (did you mean office? known: office)",
         ),
+        (
+            SHOP + LISTENER + 'ip_groups = ["offce"]\naccess = "deny"',
+            "listeners.web.ip_groups[0]: 'offce' is not one of ip_groups (there are none)",
+        ),
         (SHOP + LISTENER + 'access = "white"', "listeners.web.access: 'white' cannot be used (known: allow, deny)"),
         (SHOP + LISTENER + 'access = "deny"', "listeners.web.access: there are no ip_groups that it could be about ("),
         (SHOP + LISTENER + "cps = 1000001", "listeners.web.cps: 1000001 is out of range (write 0 to 1000000)"),

@@ -7,7 +7,7 @@ import click
 
 from ipbackend.cli import output as out
 from ipbackend.cli import resource
-from ipbackend.cli.resource import NONE, only_listed
+from ipbackend.cli.resource import only_listed
 from ipbackend.client import Client
 from ipbackend.model import AttachMode
 
@@ -59,10 +59,9 @@ def set_(run_directory: Path, /, no_health_address: bool, output: out.Format, **
 
     Example: ipbackend gateway set --interface eth0 --interface eth1 --snat-address 10.0.0.101
     """
-    if no_health_address:
-        given["health_address"] = NONE
+    fields = resource.without(given, health_address=no_health_address)
     with Client(run_directory) as client:
-        changed = client.request("PUT", PATH, {"gateway": resource.wanted(given)})["gateway"]
+        changed = client.request("PUT", PATH, {"gateway": resource.wanted(fields)})["gateway"]
     if output is out.Format.TABLE:
         click.echo("gateway changed")
     else:

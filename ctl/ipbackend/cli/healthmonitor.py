@@ -7,7 +7,7 @@ import click
 
 from ipbackend.cli import output as out
 from ipbackend.cli import resource
-from ipbackend.cli.resource import HEALTH_MONITOR, NONE, POOL, completing
+from ipbackend.cli.resource import HEALTH_MONITOR, POOL, completing
 from ipbackend.client import Client
 from ipbackend.model import Check, HttpMethod
 
@@ -115,9 +115,8 @@ def set_(
     Example: ipbackend healthmonitor set web --delay 10
     """
     with Client(run_directory) as client:
-        if no_port:
-            given["monitor_port"] = NONE
-        resource.change(client, HEALTH_MONITOR, name, {"name": rename, **given}, output)
+        fields = resource.without(given, monitor_port=no_port)
+        resource.change(client, HEALTH_MONITOR, name, {"name": rename, **fields}, output)
 
 
 @healthmonitor.command()

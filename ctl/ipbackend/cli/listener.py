@@ -7,7 +7,7 @@ import click
 
 from ipbackend.cli import output as out
 from ipbackend.cli import resource
-from ipbackend.cli.resource import IP_GROUP, LISTENER, LOAD_BALANCER, NONE, POOL, Fields, completing
+from ipbackend.cli.resource import IP_GROUP, LISTENER, LOAD_BALANCER, POOL, Fields, completing
 from ipbackend.client import Client
 from ipbackend.model import Listener
 
@@ -156,8 +156,7 @@ def set_(
     Example: ipbackend listener set web --ip-group attackers --access deny
     """
     with Client(run_directory) as client:
-        none = {"default_pool_id": no_pool, "ipgroup": no_ip_groups}
-        fields = {**_sent(client, **given), **{name: NONE for name, really in none.items() if really}}
+        fields = resource.without(_sent(client, **given), default_pool_id=no_pool, ipgroup=no_ip_groups)
         resource.change(client, LISTENER, name, {"name": rename, **fields}, output)
 
 

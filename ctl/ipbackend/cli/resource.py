@@ -112,6 +112,14 @@ def wanted(fields: Fields) -> dict[str, Any]:
 NONE = object()
 
 
+def without(fields: Fields, **nothing: bool) -> dict[str, Any]:
+    """The fields, with an explicit nothing for those that are to be `nothing`, and so cannot be given as well."""
+    for name, really in nothing.items():
+        if really and fields.get(name) is not None:
+            raise click.UsageError(f"{name}: it is both given and taken away (leave one of the options out)")
+    return {**fields, **{name: NONE for name, really in nothing.items() if really}}
+
+
 def done(noun: Noun, one: Fields, what: str, output: out.Format) -> None:
     """Say what was done to whom: a line, or the whole of it."""
     if output is out.Format.TABLE:
