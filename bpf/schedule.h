@@ -5,7 +5,7 @@
 
 #define DRAWS 16		/* turns of the schedule to try before each member is looked at */
 #define SPREAD 0xd6e8feb86659fd93ULL
-#define NEXT_DRAW 0x9e3779b97f4a7c15ULL
+#define GOLDEN 0x9e3779b97f4a7c15ULL
 #define TIE_BITS 16
 
 /* A pool that is being chosen from. */
@@ -57,7 +57,7 @@ static __always_inline bool consider(const struct draw *draw, __u64 word, struct
 {
 	__u32 endpoint = word & ENDPOINT_ID, weight = word >> 16;
 	struct load *its_load = load.lookup(&endpoint);
-	__u64 drawn = spread((draw->seed ^ endpoint) * NEXT_DRAW), counts, amount, better;
+	__u64 drawn = spread((draw->seed ^ endpoint) * GOLDEN), counts, amount, better;
 	__s64 by;
 
 	if (!its_load)
@@ -108,20 +108,21 @@ static __always_inline __u64 member_at(const struct draw *draw, __u64 turn)
  */
 static __always_inline void choose(struct draw *draw, struct cursor *cursor, struct choice *best)
 {
-	__u32 draws = forgotten(draw->algorithm == ALGORITHM_LEAST_CONNECTIONS ? 1 : DRAWS, draw->seed);
+	__u32 least = forgotten(draw->algorithm == ALGORITHM_LEAST_CONNECTIONS, draw->seed);
+	__u32 draws = forgotten(least ? 1 : draw->turns, draw->seed);
 	struct pool_row *row;
 	__u64 turn = draw->seed;
 	int i, j;
 
 	for (i = 0; i < DRAWS && !passed(i, draws) && !best->endpoint; i++) {
 		if (draw->by_source)
-			turn = spread(turn + NEXT_DRAW);
+			turn = spread(turn + GOLDEN);
 		else
 			turn = __sync_fetch_and_add(&cursor->position, 1);
 		if (!consider(draw, member_at(draw, turn), best))
 			return;
 	}
-	if (best->endpoint && draws > 1)
+	if (best->endpoint && !least)
 		return;
 	best->tie = 0;
 	forget(best, draw->seed);

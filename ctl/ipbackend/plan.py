@@ -345,19 +345,20 @@ def _list(configuration: Configuration, listener: WantedListener) -> _List | Non
 def _list_ids(
     lists: Mapping[str, _List | None], listener_keys: Mapping[str, ListenerKey], have: Entries
 ) -> dict[_List, int]:
-    """A list keeps the id of the one before it, which is changed in place: if all listeners of that one want it.
+    """A list keeps the id of the one before it, which is changed in place, if all listeners of that one want it.
 
-    Else each gets another, and is filled before a listener points to it: no one is served by a list that is not its.
+    Else it gets another, and is filled before a listener points to it: no one is served by a list that is not its.
     """
-    heirs: defaultdict[int, set[_List]] = defaultdict(set)
+    heirs: defaultdict[int, set[_List | None]] = defaultdict(set)
     for listener, want in lists.items():
         there = have.listeners.get(listener_keys[listener])
-        if want and there and there.list != NO_LIST:
-            heirs[there.list].add(want if want.access is there.access else want._replace(groups=frozenset()))
+        if there and there.list != NO_LIST:
+            heirs[there.list].add(want if want and want.access is there.access else None)
     known: dict[_List, int] = {}
     for number, wanted in sorted(heirs.items()):
-        if len(wanted) == 1:
-            known.setdefault(wanted.pop(), number)
+        heir = wanted.pop()
+        if heir and not wanted:
+            known.setdefault(heir, number)
     used = {one for one in lists.values() if one}
     return _ids(used, known, taken={key.list for key in have.access} | set(heirs))
 
@@ -401,6 +402,8 @@ def _free_ids(taken: set[int]) -> Iterator[int]:
 
 def diff(have: Entries, want: Entries) -> list[Step]:
     """The steps from `have` to `want`, in an order in which every packet between two steps finds its way."""
+    unlisted, lists = _deletes("access", have.access, want.access), {one.list for one in want.listeners.values()}
+    left = [step for step in unlisted if step.key.list not in lists]
     steps = [
         *_sets("links", have.links, want.links),
         *_sets("next_hops", have.next_hops, want.next_hops),
@@ -409,9 +412,9 @@ def diff(have: Entries, want: Entries) -> list[Step]:
         *_sets("pools", have.pools, want.pools),
         *_sets("addresses", have.addresses, want.addresses),
         *_sets("access", have.access, want.access),
+        *(step for step in unlisted if step.key.list in lists),
         *_sets("listeners", have.listeners, want.listeners),
     ]
-    unlisted = _deletes("access", have.access, want.access)
     removals = [
         *_deletes("listeners", have.listeners, want.listeners),
         *_deletes("addresses", have.addresses, want.addresses),
@@ -424,8 +427,8 @@ def diff(have: Entries, want: Entries) -> list[Step]:
     ends = [Step(Action.END, "endpoints", number, have.endpoints[number]) for number in sorted(gone)]
     ends += [Step(Action.END, step.table, step.key, step.value) for step in removals if step.table == "listeners"]
     steps += removals + closed
-    if ends or unlisted:
-        steps += [Step(Action.WAIT, "pools", 0), *unlisted, *ends]
+    if ends or left:
+        steps += [Step(Action.WAIT, "pools", 0), *left, *ends]
     return [
         *steps,
         *_deletes("endpoint_ids", have.endpoint_ids, want.endpoint_ids),
