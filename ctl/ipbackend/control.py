@@ -15,6 +15,7 @@ from ipbackend.datapath.maps import Maps
 from ipbackend.edits import Edit
 from ipbackend.errors import IpbackendError, NotRunningError
 from ipbackend.forwarding import Forwarding, unload
+from ipbackend.health.book import Book
 from ipbackend.model import EndpointKey, Gateway
 from ipbackend.network import Network
 from ipbackend.plan import gateway_of
@@ -44,6 +45,8 @@ class Control:
         self._store = self._opened.enter_context(Store(store_path))
         self.network = self._opened.enter_context(contextlib.closing(Network()))
         self._forwarding: Forwarding | None = None
+        self.book = Book()  # who is asked whether it serves, and what was answered
+        self.followed: Callable[[], None] = lambda: None  # called when the book has turned to another configuration
         self._skipped, self._patience = 0, 1  # refreshes since the last attempt to load, and before the next one
         self.problem = ""  # why not everything is as wanted, or nothing
         self.drift: list[str] = []  # what others changed, as the last refresh found it
@@ -73,7 +76,7 @@ class Control:
         if forwarding is None:
             raise NotRunningError("gateway: nothing is loaded (set its interfaces and SNAT addresses)")
         with Maps(self._run_directory) as maps:  # descriptors of our own: those of the data plane may be closed
-            yield View(maps, self.configuration, forwarding.reconciler.entries)
+            yield View(maps, self.configuration, forwarding.reconciler.entries, self.book.states)
 
     def start(self) -> None:
         """Take over or set up the data plane. Where that fails, say so and try again with every refresh."""
@@ -81,7 +84,7 @@ class Control:
             log.info("there is no gateway yet: set its interfaces and SNAT addresses (`ipbackend apply -f FILE`)")
             return
         try:
-            self._load(self.configuration).start(self.configuration)
+            self._begin(self.configuration)
             self.problem = ""
         except IpbackendError as error:
             self._failed(error)
@@ -125,6 +128,7 @@ class Control:
                 self._skipped, self._patience = 0, min(2 * self._patience, PATIENCE)
                 self.start()
             return
+        self.weigh()  # what could not be entered when it was told
         try:
             drift = self._forwarding.refresh(self.configuration, self._observe)
         except IpbackendError as error:
@@ -139,6 +143,15 @@ class Control:
         if self.problem:
             log.info("everything is as wanted again")
         self.problem = ""
+
+    def weigh(self) -> None:
+        """Have new connections go to those who serve, by what the book says now."""
+        if self._forwarding is None:
+            return
+        try:
+            self._forwarding.weigh(self.configuration, self.book.shares(self.configuration))
+        except IpbackendError as error:
+            self._failed(error)  # the next refresh tries again
 
     def sweep(self) -> None:
         """End what has been silent for too long."""
@@ -183,10 +196,12 @@ class Control:
             times = (kept - started, time.monotonic() - kept)
             log.info("revision %d by %s is in force (kept in %.2f s, applied in %.2f s)", number, author, *times)
         self._publish()
+        self.book.follow(self.configuration)
+        self.followed()
 
     def _apply(self, _: Configuration, want: Configuration) -> None:
         if self._forwarding:
-            self._forwarding.apply(want)
+            self._forwarding.apply(want, self.book.shares(want))
 
     def _reload(self, have: Configuration, want: Configuration) -> None:
         """A data plane made anew. If it is for other settings there are no members, hence no connections to lose."""
@@ -194,8 +209,15 @@ class Control:
         if have.gateway and _reloads(have, want):
             unload(self._run_directory, self.network)
         if want.gateway:
-            self._load(want).start(want)
+            self._begin(want)
         self.problem = ""
+
+    def _begin(self, wanted: Configuration) -> None:
+        """Who gets connections by what is loaded goes on getting them, until a check says otherwise."""
+        forwarding = self._load(wanted)
+        self.book.follow(wanted, forwarding.serving(wanted))
+        forwarding.start(wanted, self.book.shares(wanted))
+        self.followed()
 
     def _load(self, wanted: Configuration) -> Forwarding:
         self._forwarding = Forwarding(self._run_directory, self.network, gateway_of(wanted))

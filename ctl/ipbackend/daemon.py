@@ -31,6 +31,8 @@ from ipbackend.control import Control
 from ipbackend.edits import Edit
 from ipbackend.errors import DatapathError
 from ipbackend.forwarding import unload as unload_forwarding
+from ipbackend.health.monitors import Monitors
+from ipbackend.health.states import Health
 from ipbackend.model import EndpointKey
 from ipbackend.network import Network
 from ipbackend.preparation import Finding
@@ -85,6 +87,11 @@ class Service:
     def forwarding(self) -> bool:
         """Whether there is a data plane."""
         return self._control.forwarding
+
+    @property
+    def health(self) -> Mapping[str, Health]:
+        """The state of each member that a health monitor asks, by the member's id."""
+        return self._control.book.states
 
     async def look(self, read: Callable[[View], Result]) -> Result:
         """What `read` finds, on a thread of its own: it may take long, and changes nothing."""
@@ -186,13 +193,14 @@ async def _serve(run_directory: Path, store: Path, observe: bool) -> None:
             )
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(server.serve(sockets=[listening]))
-                keeping = tasks.create_task(_keep(control, thread))
+                others = [tasks.create_task(work(control, thread)) for work in (_keep, _monitor)]
                 await server.serving.wait()
                 _notify("READY=1")
                 await stopped.wait()
                 _notify("STOPPING=1")
                 server.should_exit = True
-                keeping.cancel()
+                for other in others:
+                    other.cancel()
         finally:
             await loop.run_in_executor(thread, control.close)
     log.info("stopped; the data plane goes on (`ipbackend unload` ends it)")
@@ -223,6 +231,30 @@ async def _keep(control: Control, thread: ThreadPoolExecutor) -> None:
                     due[name] = max(loop.time() + pause, rested[name])
     finally:
         loop.remove_reader(control.network.fileno())
+
+
+async def _monitor(control: Control, thread: ThreadPoolExecutor) -> None:
+    """Ask members whether they serve, and have new connections go to those who do."""
+    loop, changed = asyncio.get_running_loop(), asyncio.Event()
+    monitors = Monitors(control.book, changed.set)
+
+    def follow() -> None:
+        gateway = control.configuration.gateway
+        monitors.follow(gateway.health_address if gateway else None)
+
+    def followed() -> None:
+        loop.call_soon_threadsafe(follow)
+
+    control.followed = followed
+    try:
+        follow()
+        while True:
+            await changed.wait()
+            changed.clear()
+            await loop.run_in_executor(thread, control.weigh)
+    finally:
+        control.followed = lambda: None
+        monitors.close()
 
 
 def _timed(work: Callable[[], None]) -> float:

@@ -9,7 +9,7 @@ import os
 import secrets
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ipbackend import preparation
@@ -22,7 +22,7 @@ from ipbackend.datapath.tables import Tables
 from ipbackend.edits import find
 from ipbackend.model import AttachMode, EndpointKey, Gateway, Protocol
 from ipbackend.network import Interface, Network
-from ipbackend.plan import gateway_of
+from ipbackend.plan import gateway_of, serving
 from ipbackend.preparation import Finding
 from ipbackend.probe import expired, probes
 from ipbackend.reconcile import Reconciler
@@ -67,18 +67,24 @@ class Forwarding:
         """Raise, and change nothing, where this data plane or the kernel cannot be brought to `configuration`."""
         self.reconciler.check(configuration)
 
-    def start(self, configuration: Configuration) -> None:
+    def serving(self, configuration: Configuration) -> set[str]:
+        """Ids of the members that get new connections by what is loaded."""
+        return serving(configuration, self.reconciler.entries)
+
+    def start(self, configuration: Configuration, shares: Mapping[str, int]) -> None:
         """Attach, and bring everything to `configuration`: from here on packets are forwarded by it."""
         self._program.join(self.maps)
         self._attach(gateway_of(configuration))
         self._program.pin()
         self._forget_earlier()
         self._find_next_hops(configuration)
+        self.reconciler.shares = shares
         self.reconciler.apply(configuration)
 
-    def apply(self, configuration: Configuration) -> None:
-        """Bring everything to `configuration`."""
+    def apply(self, configuration: Configuration, shares: Mapping[str, int]) -> None:
+        """Bring everything to `configuration`, with these shares of new connections, in tenths, by member id."""
         self._attach(gateway_of(configuration))
+        self.reconciler.shares = shares
         self.reconciler.apply(configuration)
 
     def refresh(self, configuration: Configuration, observe: bool) -> list[str]:
@@ -94,6 +100,10 @@ class Forwarding:
         else:
             self.reconciler.follow(configuration)
         return drift
+
+    def weigh(self, configuration: Configuration, shares: Mapping[str, int]) -> None:
+        """Give members other shares of new connections."""
+        self.reconciler.weigh(configuration, shares)
 
     def sweep(self) -> None:
         """What has been silent for too long ends; both ends of it are made to speak, and so learn it."""

@@ -30,7 +30,7 @@ class ListenerLoad:
 
 @dataclass(frozen=True)
 class PoolLoad:
-    """A pool: members that can be reached are up; those with a weight have room."""
+    """A pool: members that can be reached and serve are up; those of them with a weight have room."""
 
     name: str
     protocol: Protocol
@@ -118,14 +118,14 @@ def _listener(view: View, one: Listener) -> ListenerLoad:
 
 def _pool(view: View, pool: Pool) -> PoolLoad:
     found = [(member, *there) for member in pool.members if (there := view.endpoint(pool, member))]
-    reachable = [(member, number) for member, number, endpoint in found if endpoint.ceiling]
+    up = [(member, number) for member, number, endpoint in found if endpoint.ceiling and view.serves(member)]
     return PoolLoad(
         pool.name or pool.id,
         pool.protocol,
         len(pool.members),
-        len(reachable),
+        len(up),
         sum(view.active(number) for _, number, _ in found),
-        sum(_room(view, member, number) for member, number in reachable if member.weight),
+        sum(_room(view, member, number) for member, number in up if member.weight),
     )
 
 

@@ -293,6 +293,18 @@ def weigh(configuration: Configuration, have: Entries, shares: Mapping[str, int]
     return replace(have, pools={**have.pools, **touched})
 
 
+def serving(configuration: Configuration, have: Entries) -> set[str]:
+    """Ids of the members that get new connections by what is there, through a pool that a listener points to."""
+    found = set()
+    for pool, number in _pool_ids(configuration, _listener_keys(configuration), have).items():
+        endpoints = set(have.pools[number].members) if number in have.pools else set()
+        for member in configuration.pools[pool].members:
+            key = EndpointKey(member.address, member.port, configuration.pools[pool].protocol)
+            if have.endpoint_ids.get(key) in endpoints:
+                found.add(member.id)
+    return found
+
+
 def _pool(pool: WantedPool, endpoint_ids: Mapping[EndpointKey, int], shares: Mapping[str, int]) -> Pool:
     weights = _weights(pool.members, shares)
     by_id = sorted(

@@ -3,11 +3,13 @@
 It changes nothing, neither prints nor serves, and knows not where either comes from.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from ipbackend.configuration import Configuration
 from ipbackend.datapath.maps import Maps
+from ipbackend.health.states import Health
 from ipbackend.model import EndpointKey, Listener, Member, Pool
 from ipbackend.plan import Endpoint, Entries, ListenerKey
 from ipbackend.plan import Listener as ListenerEntry
@@ -20,6 +22,7 @@ class View:
     maps: Maps
     configuration: Configuration
     entries: Entries
+    health: Mapping[str, Health] = field(default_factory=dict)  # of members that are asked, where that is known
 
     @cached_property
     def endpoint_ids(self) -> dict[EndpointKey, int]:
@@ -30,6 +33,11 @@ class View:
         """The endpoint that a member is, with its id."""
         number = self.endpoint_ids.get(EndpointKey(member.address, member.port, pool.protocol))
         return None if number is None else (number, self.entries.endpoints[number])
+
+    def serves(self, member: Member) -> bool:
+        """Whether no health monitor keeps connections from a member."""
+        its = self.health.get(member.id)
+        return its is None or its.serves
 
     def active(self, endpoint: int) -> int:
         """Open connections of an endpoint."""

@@ -18,6 +18,7 @@ from tests.netns.gateway import CONFIGURATION, Gateway
 from tests.netns.lab import MEMBER_TCP_PORT, MEMBERS, SHOP_VIP, SNATS, THIRD_VIP, Lab
 from tests.netns.sdk import PORT, PROJECT, Sdk, balancer, ids, listener, member, pool
 from tests.netns.sdk import sdk as made_sdk
+from tests.netns.test_daemon import wait_until
 from tests.unit.serving import Kept
 
 pytestmark = pytest.mark.root
@@ -366,6 +367,41 @@ def test_a_health_monitor(sdk: Sdk, lab: Lab) -> None:
     assert (status, code, text.splitlines()[0]) == (400, "ELB.8902", "Invalid input for 'url_path'.")
     sdk.delete_health_monitor(healthmonitor_id=made.id)
     assert sdk.list_health_monitors().healthmonitors == []
+
+
+def test_what_a_health_monitor_finds(sdk: Sdk, lab: Lab) -> None:
+    owner = balancer(sdk)
+    made = listener(sdk, owner)
+    its = pool(sdk, "member-1", listener_id=made.id)
+    (one,) = sdk.list_members(pool_id=its.id).members
+    assert (one.operating_status, one.reason) == ("NO_MONITOR", None)
+    option = elb.CreateHealthMonitorOption(
+        pool_id=its.id, type="TCP", delay=1, timeout=1, max_retries=1, max_retries_down=1, monitor_port=9
+    )
+    monitor = sdk.create_health_monitor(body=elb.CreateHealthMonitorRequestBody(option)).healthmonitor
+
+    def found() -> Any:
+        return sdk.show_member(pool_id=its.id, member_id=one.id).member
+
+    wait_until(lambda: found().operating_status == "OFFLINE")
+    reason = elb.MemberHealthCheckFailedReason(
+        reason_code="CONNECT_REFUSED", expected_response="", healthcheck_response="Connection refused"
+    )
+    assert found().reason == reason
+    (status,) = found().status
+    assert (status.listener_id, status.operating_status, status.reason) == (made.id, "OFFLINE", reason)
+    tree = sdk.show_load_balancer_status(loadbalancer_id=owner.id).statuses.loadbalancer
+    assert {tree.operating_status, tree.listeners[0].operating_status, tree.pools[0].operating_status} == {"DEGRADED"}
+    assert ids(sdk.list_all_members(operating_status=["OFFLINE"]).members) == [one.id]
+    wait_until(lambda: refuses(lab))
+
+    option = elb.UpdateHealthMonitorOption(monitor_port=MEMBER_TCP_PORT)
+    body = elb.UpdateHealthMonitorRequestBody(option)
+    sdk.update_health_monitor(healthmonitor_id=monitor.id, body=body)
+    wait_until(lambda: found().operating_status == "ONLINE")
+    assert found().reason is None
+    wait_until(lambda: not refuses(lab))
+    sdk.delete_health_monitor(healthmonitor_id=monitor.id)
 
 
 def test_an_ip_group(sdk: Sdk) -> None:

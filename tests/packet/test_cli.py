@@ -119,6 +119,7 @@ def test_pools_show_what_their_members_carry_and_the_room_left(shell, dataplane)
         "algorithm": "ROUND_ROBIN",
         "persistence": None,
         "members": 1,
+        "up": 1,
         "active": 1,
         "room": 49,
     }
@@ -158,6 +159,8 @@ def test_members_show_how_full_they_are_and_whether_they_can_be_reached(shell, d
         "ceiling": 50,
         "used_percent": 2.0,
         "state": "reachable",
+        "health": None,
+        "reason": None,
     }
     assert grown(before["web"], web) == {"active": 1, "opened": 2, "closed": 1}
     assert [members["dns"][key] for key in ("network", "ceiling", "state")] == ["onprem", 50, "no next hop"]

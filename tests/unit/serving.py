@@ -15,6 +15,7 @@ from ipbackend.changes import Change, between
 from ipbackend.configuration import Configuration, check_transition
 from ipbackend.edits import Edit
 from ipbackend.errors import NotRunningError
+from ipbackend.health.states import Health
 from ipbackend.store import Revision, Stamp
 from ipbackend.view import View
 from tests.unit.wanted import FULL
@@ -32,6 +33,7 @@ class Kept:
         self.problem = ""
         self.drift: list[str] = []
         self.forwarding = False
+        self.health: dict[str, Health] = {}
         self.authors: list[str] = []
         self.refusal: Exception | None = None
 

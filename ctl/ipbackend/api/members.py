@@ -27,6 +27,7 @@ from ipbackend.api.base import (
     router,
     stamps,
 )
+from ipbackend.api.health import ListenerStatus, OperatingStatus, ReasonShown, by_listener, reason_of, status_of
 from ipbackend.api.lists import Listing, Rows
 from ipbackend.api.relations import Relations
 from ipbackend.api.service import Service
@@ -36,7 +37,6 @@ from ipbackend.model import Member, Pool
 operations = router(ELB, "members")
 NAMES = {"protocol_port": "port"}
 BATCH_MAX = 200  # members in one request, as published
-OperatingStatus = Literal["NO_MONITOR"]
 ProtocolPort = Annotated[int, number(Member, "port")]
 Weight = Annotated[int, number(Member, "weight")]
 MaxConnections = Annotated[int, number(Member, "max_connections")]
@@ -128,7 +128,7 @@ class MembersToRemoveBody(Body):
 
 
 class MemberShown(Stamped):
-    """As published; no health monitor is at work."""
+    """As published: `operating_status` is NO_MONITOR where the pool has no health monitor that is on."""
 
     name: str
     project_id: str
@@ -141,9 +141,9 @@ class MemberShown(Stamped):
     member_type: Literal["ip"] = "ip"
     ip_version: Literal["v4"] = "v4"
     instance_id: Literal[""] = ""
-    operating_status: OperatingStatus = "NO_MONITOR"
-    status: list[Ref]
-    reason: None = None
+    operating_status: OperatingStatus
+    status: list[ListenerStatus]
+    reason: ReasonShown | None
 
 
 class MemberOfPoolShown(MemberShown):
@@ -206,7 +206,7 @@ ROWS = Rows(MemberShown)
 ALL_ROWS = Rows(MemberOfPoolShown, "loadbalancer_id")
 
 
-def shown(service: Service, one: Member, project_id: str) -> MemberShown:
+def shown(service: Service, relations: Relations, pool: Pool, one: Member, project_id: str) -> MemberShown:
     """As published."""
     return MemberShown(
         id=one.id,
@@ -216,7 +216,9 @@ def shown(service: Service, one: Member, project_id: str) -> MemberShown:
         protocol_port=one.port,
         weight=one.weight,
         max_connections=one.max_connections,
-        status=[],
+        operating_status=status_of(service, one),
+        status=by_listener(service, relations, pool, one),
+        reason=reason_of(service, one),
         **stamps(service, one.id),
     )
 
@@ -227,8 +229,10 @@ def made(body: NewMember) -> Member:
 
 
 def _answer(service: Service, request_id: str, project_id: str, pool: str, number: str) -> MemberAnswer:
-    one = edits.find_member(edits.find(service.configuration, "pools", pool), number)
-    return MemberAnswer(member=shown(service, one, project_id), request_id=request_id)
+    have = service.configuration
+    its_pool = edits.find(have, "pools", pool)
+    one = shown(service, Relations(have), its_pool, edits.find_member(its_pool, number), project_id)
+    return MemberAnswer(member=one, request_id=request_id)
 
 
 @operations.post("/pools/{pool}/members", status_code=201)
@@ -253,10 +257,12 @@ async def batch_create_members(
         return edits.add_members(have, pool, [one for one in wanted if str(one) not in there])
 
     await service.change(author, edit)
-    there = _by_address(edits.find(service.configuration, "pools", pool).members)
+    have = service.configuration
+    relations, its_pool = Relations(have), edits.find(have, "pools", pool)
+    there = _by_address(its_pool.members)
     added = [
         MemberAdded(
-            **shown(service, one, project_id).model_dump(),
+            **shown(service, relations, its_pool, one, project_id).model_dump(),
             ret_status="successful" if one.id == asked.id else "existed",
         )
         for asked in wanted
@@ -276,8 +282,10 @@ async def batch_update_members(
     """Change members of a pool, all in one change, or none; connections that are open go on."""
     fields = {one.id: one.fields_given() for one in body.members}
     await service.change(author, lambda have: edits.change_members(have, pool, fields))
-    changed = [one for one in edits.find(service.configuration, "pools", pool).members if one.id in fields]
-    rows = [shown(service, one, project_id) for one in changed]
+    have = service.configuration
+    relations, its_pool = Relations(have), edits.find(have, "pools", pool)
+    changed = [one for one in its_pool.members if one.id in fields]
+    rows = [shown(service, relations, its_pool, one, project_id) for one in changed]
     return MembersChangedAnswer(members=rows, request_id=request_id)
 
 
@@ -310,8 +318,10 @@ async def list_members(
     request: Request, service: Serving, request_id: RequestId, project_id: Id, pool: Id
 ) -> MembersAnswer:
     """List the members of a pool."""
-    members = edits.find(service.configuration, "pools", pool).members
-    page, info = ROWS.page(request, (shown(service, one, project_id) for one in members))
+    have = service.configuration
+    relations, its_pool = Relations(have), edits.find(have, "pools", pool)
+    rows = (shown(service, relations, its_pool, one, project_id) for one in its_pool.members)
+    page, info = ROWS.page(request, rows)
     return MembersAnswer(members=page, page_info=info, request_id=request_id)
 
 
@@ -321,11 +331,13 @@ async def list_all_members(
 ) -> AllMembersAnswer:
     """List the members of all pools."""
     have = service.configuration
-    balancers = Relations(have).balancers_of_pool
+    relations = Relations(have)
+    balancers = relations.balancers_of_pool
 
     def row(pool: Pool, one: Member) -> MemberOfPoolShown:
         its = refs(balancers.get(pool.id, ()))
-        return MemberOfPoolShown(**shown(service, one, project_id).model_dump(), pool_id=pool.id, loadbalancers=its)
+        its_member = shown(service, relations, pool, one, project_id).model_dump()
+        return MemberOfPoolShown(**its_member, pool_id=pool.id, loadbalancers=its)
 
     rows = [(pool, one) for pool in have.pools.values() for one in pool.members]
     also = {"loadbalancer_id": {one.id: balancers.get(pool.id, []) for pool, one in rows}}

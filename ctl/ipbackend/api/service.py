@@ -6,6 +6,7 @@ from typing import Protocol, TypeVar
 from ipbackend.changes import Change
 from ipbackend.configuration import Configuration
 from ipbackend.edits import Edit
+from ipbackend.health.states import Health
 from ipbackend.model import EndpointKey
 from ipbackend.preparation import Finding
 from ipbackend.store import Revision, Stamp
@@ -40,6 +41,10 @@ class Service(Protocol):
     @property
     def forwarding(self) -> bool:
         """Whether there is a data plane."""
+
+    @property
+    def health(self) -> Mapping[str, Health]:
+        """The state of each member that a health monitor asks, by the member's id."""
 
     async def look(self, read: Callable[[View], Found]) -> Found:
         """What `read` finds in the data plane, while all else goes on. NotRunningError: there is none."""

@@ -6,8 +6,9 @@ from fastapi import Query
 
 from ipbackend import edits
 from ipbackend.api.base import ELB, Answer, AnyOf, Id, Ref, RequestId, Serving, Shown, router
-from ipbackend.api.members import OperatingStatus
+from ipbackend.api.health import OperatingStatus, WholeStatus, status_of, whole
 from ipbackend.api.relations import Relations
+from ipbackend.api.service import Service
 from ipbackend.model import Check, Listener, LoadBalancer, Pool
 
 operations = router(f"{ELB}/loadbalancers", "load balancers")
@@ -18,7 +19,7 @@ class MemberStatus(Ref):
 
     address: str
     protocol_port: int
-    operating_status: OperatingStatus = "NO_MONITOR"
+    operating_status: OperatingStatus
     provisioning_status: Literal["ACTIVE"] = "ACTIVE"
 
 
@@ -35,7 +36,7 @@ class PoolStatus(Ref):
 
     name: str
     provisioning_status: Literal["ACTIVE"] = "ACTIVE"
-    operating_status: Literal["ONLINE"] = "ONLINE"
+    operating_status: WholeStatus
     healthmonitor: HealthMonitorStatus | None
     members: list[MemberStatus]
 
@@ -45,17 +46,17 @@ class ListenerStatus(Ref):
 
     name: str
     provisioning_status: Literal["ACTIVE"] = "ACTIVE"
-    operating_status: Literal["ONLINE"] = "ONLINE"
+    operating_status: WholeStatus
     pools: list[PoolStatus]
     l7policies: list[Ref]
 
 
 class LoadBalancerStatus(Ref):
-    """The tree's root. Members are not probed, so nothing in it is ever DEGRADED."""
+    """The tree's root. It, a listener or a pool is DEGRADED where a member under it is OFFLINE."""
 
     name: str
     provisioning_status: Literal["ACTIVE"] = "ACTIVE"
-    operating_status: Literal["ONLINE"] = "ONLINE"
+    operating_status: WholeStatus
     listeners: list[ListenerStatus]
     pools: list[PoolStatus]
 
@@ -88,14 +89,21 @@ class PortsAnswer(Answer):
     ports: list[Port]
 
 
-def _pool(relations: Relations, one: Pool) -> PoolStatus:
+def _pool(service: Service, relations: Relations, one: Pool) -> PoolStatus:
     monitor = relations.monitor_of_pool.get(one.id)
     return PoolStatus(
         id=one.id,
         name=one.name,
+        operating_status=whole(service, [one]),
         healthmonitor=HealthMonitorStatus(id=monitor.id, name=monitor.name, type=monitor.type) if monitor else None,
         members=[
-            MemberStatus(id=member.id, address=str(member.address), protocol_port=member.port) for member in one.members
+            MemberStatus(
+                id=member.id,
+                address=str(member.address),
+                protocol_port=member.port,
+                operating_status=status_of(service, member),
+            )
+            for member in one.members
         ],
     )
 
@@ -108,15 +116,18 @@ async def show_load_balancer_status(
     have = service.configuration
     one: LoadBalancer = edits.find(have, "load_balancers", number)
     relations = Relations(have)
-    pools = {pool.id: _pool(relations, pool) for pool in relations.pools_of_balancer.get(number, ())}
+    its = relations.pools_of_balancer.get(number, [])
+    pools = {pool.id: _pool(service, relations, pool) for pool in its}
 
     def listener(there: Listener) -> ListenerStatus:
         its_pools = [pools[there.pool]] if there.pool else []
-        return ListenerStatus(id=there.id, name=there.name, pools=its_pools, l7policies=[])
+        status = its_pools[0].operating_status if its_pools else "ONLINE"
+        return ListenerStatus(id=there.id, name=there.name, operating_status=status, pools=its_pools, l7policies=[])
 
     tree = LoadBalancerStatus(
         id=one.id,
         name=one.name,
+        operating_status=whole(service, its),
         listeners=[listener(there) for there in relations.listeners_of_balancer.get(number, ())],
         pools=list(pools.values()),
     )

@@ -14,6 +14,7 @@ from ipbackend.errors import ConfigurationError, ServiceError, suggestion
 from ipbackend.model import Member, Pool
 
 if TYPE_CHECKING:
+    from ipbackend.cli.view import Told
     from ipbackend.view import View
 
 REACHABLE, NO_NEXT_HOP, NOT_APPLIED = "reachable", "no next hop", "not applied"
@@ -27,7 +28,10 @@ from_file = click.option("--from", "file", metavar="FILE|-", help="CSV: a header
 
 
 class Row(NamedTuple):
-    """A member of a pool. What it carries is its endpoint's, so members of two pools show the same counts."""
+    """A member of a pool. What it carries is its endpoint's, so members of two pools show the same counts.
+
+    `health` and `reason` are known while a daemon runs.
+    """
 
     id: str
     pool: str
@@ -39,6 +43,8 @@ class Row(NamedTuple):
     ceiling: int
     used_percent: float | None
     state: str
+    health: str | None
+    reason: str | None
     opened: int | None
     closed: int | None
     expired: int | None
@@ -55,19 +61,20 @@ def member() -> None:
 @out.choice
 @click.pass_obj
 def list_(run_directory: Path, name: str | None, output: out.Format) -> None:
-    """List members with their open connections, ceilings and counters.
+    """List members with their open connections, ceilings, health and counters.
 
     Example: ipbackend member list --pool web
     """
-    from ipbackend.cli.view import looking  # it brings BCC along, which the other commands do not need
+    from ipbackend.cli.view import health, looking  # it brings BCC along, which the other commands do not need
 
+    told = health(run_directory)
     with looking(run_directory) as view:
         pools = view.configuration.pools.values()
         chosen = [pool for pool in pools if name in (None, pool.name, pool.id)]
         if name is not None and not chosen:
             known = suggestion(name, [pool.name for pool in pools])
             raise ConfigurationError(f"--pool: {name!r} is not one of pools ({known})")
-        rows = [_row(view, pool, member) for pool in chosen for member in pool.members]
+        rows = [_row(view, pool, member, told.get(member.id)) for pool in chosen for member in pool.members]
         out.show_rows(output, Row._fields, rows, ("id",))
 
 
@@ -276,7 +283,7 @@ def _by_address(
     ]
 
 
-def _row(view: "View", pool: Pool, member: Member) -> Row:
+def _row(view: "View", pool: Pool, member: Member, told: "Told | None") -> Row:
     found = view.endpoint(pool, member)
     active, state, counts = None, NOT_APPLIED, {}
     if found:
@@ -294,5 +301,7 @@ def _row(view: "View", pool: Pool, member: Member) -> Row:
         member.max_connections,
         None if active is None else round(100 * active / member.max_connections, 1),
         state,
+        told.health if told else None,
+        told.reason if told else None,
         *(counts.get(field) for field in ("opened", "closed", "expired", "removed")),
     )

@@ -38,7 +38,10 @@ def settings(command: out.Command) -> out.Command:
 
 
 class Row(NamedTuple):
-    """A pool; `active` counts its members' connections whichever pool they came by."""
+    """A pool; `active` counts its members' connections whichever pool they came by.
+
+    Members that can be reached are `up`, unless a running daemon says that they are OFFLINE.
+    """
 
     id: str
     name: str
@@ -46,6 +49,7 @@ class Row(NamedTuple):
     algorithm: str
     persistence: int | None
     members: int
+    up: int
     active: int
     room: int
 
@@ -63,10 +67,12 @@ def list_(run_directory: Path, output: out.Format) -> None:
 
     Example: ipbackend pool list
     """
-    from ipbackend.cli.view import looking  # it brings BCC along, which the other commands do not need
+    from ipbackend.cli.view import health, looking  # it brings BCC along, which the other commands do not need
 
+    offline = {number for number, told in health(run_directory).items() if told.health == "OFFLINE"}
     with looking(run_directory) as view:
-        out.show_rows(output, Row._fields, [_row(view, one) for one in view.configuration.pools.values()], ("id",))
+        rows = [_row(view, one, offline) for one in view.configuration.pools.values()]
+        out.show_rows(output, Row._fields, rows, ("id",))
 
 
 @pool.command()
@@ -173,8 +179,8 @@ def _plain(one: Fields) -> Fields:
     return dict(words.get(name, (name, value)) for name, value in one.items())
 
 
-def _row(view: "View", wanted: Pool) -> Row:
-    active = room = 0
+def _row(view: "View", wanted: Pool, offline: set[str]) -> Row:
+    active = room = up = 0
     for member in wanted.members:
         found = view.endpoint(wanted, member)
         if found is None:
@@ -182,7 +188,10 @@ def _row(view: "View", wanted: Pool) -> Row:
         number, endpoint = found
         count = view.active(number)
         active += count
+        if not endpoint.ceiling or member.id in offline:
+            continue
+        up += 1
         if member.weight:  # one without a weight gets no new connections
             room += max(endpoint.ceiling - count, 0)
     told = (wanted.id, wanted.name, wanted.protocol, wanted.algorithm, wanted.persistence)
-    return Row(*told, len(wanted.members), active, room)
+    return Row(*told, len(wanted.members), up, active, room)

@@ -35,6 +35,7 @@ POOL = Noun("pool", "/elb/pools", "pool", "pools", "/delete-cascade")
 HEALTH_MONITOR = Noun("health monitor", "/elb/healthmonitors", "healthmonitor", "healthmonitors")
 IP_GROUP = Noun("ip group", "/elb/ipgroups", "ipgroup", "ipgroups")
 MEMBER = Noun("member", "/members", "member", "members")  # under a pool
+ALL_MEMBERS = Noun("member", "/elb/members", "member", "members")
 NETWORK = Noun("network", "/ipbackend/networks", "network", "networks")
 
 # Fields that refer to others by id: for people they are shown by name.

@@ -1,0 +1,76 @@
+"""Clients that never rest: request after request over connections of their own, each with what became of it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .clients import Address, http_get
+from .namespace import Namespace
+
+
+@dataclass(frozen=True)
+class Request:
+    """From `began` to `ended`, in seconds of the monotonic clock; the member that answered, or how it failed."""
+
+    began: float
+    ended: float
+    member: str = ""
+    error: str = ""
+
+
+class Load:
+    """What a number of clients met so far."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []  # any thread may append
+        self.late = 0.0  # seconds that a sleeper beside them woke up too late at most: how busy the machine is
+
+    def failed(self) -> list[Request]:
+        return [one for one in self.requests if one.error]
+
+    def answered_since(self, moment: float) -> Counter[str]:
+        """Answers to what began after a moment, by member."""
+        return Counter(one.member for one in self.requests if one.began >= moment and one.member)
+
+    def wait_for(self, answers: int, deadline: float = 20.0) -> float:
+        """Until so many more requests are answered; returns when it began to wait."""
+        began, there = time.monotonic(), len(self.requests)
+        while sum(1 for one in self.requests[there:] if one.member) < answers:
+            assert time.monotonic() < began + deadline, f"{len(self.requests) - there} requests in {deadline} s"
+            time.sleep(0.01)
+        return began
+
+
+@contextlib.contextmanager
+def load(namespace: Namespace, destination: Address, clients: int = 4) -> Iterator[Load]:
+    met, over = Load(), threading.Event()
+
+    def work() -> None:
+        while not over.is_set():
+            began = time.monotonic()
+            try:
+                member, error = http_get(namespace, None, destination).identity.member, ""
+            except (OSError, EOFError) as failure:
+                member, error = "", repr(failure)
+            met.requests.append(Request(began, time.monotonic(), member, error))
+
+    def sleep() -> None:
+        while not over.is_set():
+            due = time.monotonic() + 0.05
+            time.sleep(0.05)
+            met.late = max(met.late, time.monotonic() - due)
+
+    threads = [threading.Thread(target=work) for _ in range(clients)] + [threading.Thread(target=sleep)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield met
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
