@@ -1,0 +1,150 @@
+"""What `explain` is made of, without a kernel: who is looked at in which order, and frames that mean what was asked."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from ipaddress import IPv4Address
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ipbackend import candidates, explain, frame
+from ipbackend.abi import Verdict
+from ipbackend.candidates import choose
+from ipbackend.datapath import lookup
+from ipbackend.datapath.flow_index import buckets_of, hash_of
+from ipbackend.datapath.source import bpf_directory
+from ipbackend.frame import ACK, SYN, Packet, Tuple, build
+from ipbackend.plan import Pool
+from ipbackend.reader import Endpoint, Load
+
+CLIENT, VIP = IPv4Address("203.0.113.7"), IPv4Address("10.0.0.100")
+WEB = Tuple(CLIENT, 40_000, VIP, 80, 6)
+ROOM, FULL, SHAKING, LOST = Load(1, 0, 5, 5), Load(5, 0, 5, 5), Load(2, 2, 5, 2), Load(0, 0, 0, 5)
+
+
+def reader(pool: Pool, turn: int, *loads: Load) -> Any:
+    """A pool whose members are endpoints 1, 2, …"""
+    return SimpleNamespace(
+        pool=lambda _: pool,
+        turn=lambda _: turn,
+        load=lambda number: loads[number - 1],
+        endpoint=lambda number: Endpoint(IPv4Address(f"10.0.0.{number}"), 80, 1, 64, 128, ()),
+    )
+
+
+def constant(file: str, name: str) -> int:
+    (value,) = re.findall(rf"#define {name} (\d+)", (bpf_directory() / file).read_text())
+    return int(value)
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "ours"),
+    [
+        ("schedule.h", "DRAWS", candidates.DRAWS),
+        ("open.h", "SLOT_TRIES", explain.SLOT_TRIES),
+        ("slots.h", "RING_TRIES", explain.RING_TRIES),
+        ("icmp.h", "CHECKED_ICMP", frame.CHECKED),
+        ("reject.h", "ERROR_BURST", lookup.ERROR_BURST),
+        ("abi.h", "FRAGMENT_LIFE", lookup.FRAGMENT_LIFE),
+    ],
+)
+def test_what_is_repeated_of_the_program_is_what_stands_there(file: str, name: str, ours: int) -> None:
+    assert constant(file, name) == ours
+
+
+def test_whoever_s_turn_it_is_takes_it() -> None:
+    found = choose(reader(Pool((1, 2), (0, 1)), 3, ROOM, ROOM), 1)
+
+    assert (found.endpoints, [one.member for one in found.candidates]) == ((2,), ["10.0.0.2:80"])
+    assert "turn 2 of 2 is next" in found.how
+
+
+def test_full_members_are_passed_over_in_their_order() -> None:
+    found = choose(reader(Pool((1, 2, 3), (0, 0, 1, 2)), 0, FULL, SHAKING, ROOM), 1)
+
+    assert found.endpoints == (3,)
+    assert [(one.takes, one.why) for one in found.candidates] == [
+        (False, "passed over: full, 5 of 5 connections"),
+        (False, "passed over: 2 of 2 handshakes are under way"),
+        (True, "has room: 1 of 5 connections"),
+    ]
+
+
+def test_behind_a_row_of_full_members_it_is_one_of_those_with_room() -> None:
+    members = tuple(range(1, 31))
+    loads = [FULL] * 28 + [ROOM, ROOM]
+
+    found = choose(reader(Pool(members, tuple(range(30))), 0, *loads), 1)
+
+    assert (found.endpoints, len(found.candidates)) == ((29, 30), 30)
+    assert found.how.endswith("so by chance")
+
+
+@pytest.mark.parametrize(
+    ("loads", "verdict"),
+    [
+        ((FULL, LOST), Verdict.REJECT_ALL_FULL),
+        ((LOST, LOST), Verdict.REJECT_NO_MEMBER),
+        ((FULL, SHAKING), Verdict.DROP_HALF_OPEN),
+    ],
+)
+def test_why_none_takes_it(loads: tuple[Load, ...], verdict: Verdict) -> None:
+    found = choose(reader(Pool((1, 2), (0, 1)), 0, *loads), 1)
+
+    assert found.endpoints == ()
+    assert found.ending is not None
+    assert found.ending.verdict is verdict
+
+
+def test_a_pool_without_members() -> None:
+    ending = choose(reader(Pool(), 0), 1).ending
+
+    assert ending is not None
+    assert ending.verdict is Verdict.REJECT_NO_MEMBER
+
+
+@pytest.mark.parametrize("size", [40, 41, 1500])
+def test_a_frame_is_what_was_asked_for(size: int) -> None:
+    packet = frame.parse_ip(build(WEB, SYN | ACK, size, 7, dont_fragment=True))
+
+    assert isinstance(packet, Packet)
+    assert frame.parse_lengths(packet) is None
+    assert frame.parse_transport(packet) is None
+    assert frame.parse_options(packet) is None
+    assert (packet.tuple, packet.flags, packet.length) == (WEB, SYN | ACK, size)
+    assert (packet.ttl, packet.dont_fragment, packet.offset, packet.more) == (7, True, 0, False)
+    assert not packet.opens
+    assert frame.checksum(packet.data[:20]) == bytes(2)
+
+
+def test_an_error_quotes_what_it_is_about() -> None:
+    about = build(WEB._replace(protocol=17), 0, 28)
+    packet = frame.parse_ip(frame.build_error(IPv4Address("192.0.2.1"), about))
+
+    assert isinstance(packet, Packet)
+    assert frame.parse_icmp(packet) is None
+    inner = frame.quoted(packet)
+    assert inner is not None
+    assert inner.tuple == WEB._replace(protocol=17)
+    assert frame.is_intact(packet, inner)
+    assert not frame.is_intact(replace(packet, data=packet.data[:-1] + b"\1"), inner)
+
+
+def test_every_part_of_a_tuple_and_of_the_secret_counts() -> None:
+    key, parts = tuple(2**61 + 9**n for n in range(17, 22)), (101, 202, 303, 404, 6)
+    numbers = {hash_of(key, *parts)}
+    for at in range(5):
+        numbers.add(hash_of(key, *(part + (at == place) for place, part in enumerate(parts))))
+        numbers.add(hash_of([one + (at == place) for place, one in enumerate(key)], *parts))
+
+    assert len(numbers) == 11
+
+
+def test_each_bucket_leads_to_the_other() -> None:
+    number = hash_of((3, 5, 7, 11, 13), 1, 2, 3, 4, 6)
+    first, second = buckets_of(number, 1 << 10)
+
+    assert buckets_of(number >> 32 << 32 | second, 1 << 10) == (second, first)
