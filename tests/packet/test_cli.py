@@ -17,9 +17,9 @@ from scapy.packet import Packet
 
 from ipbackend.abi import Phase
 from ipbackend.cli import main
-from ipbackend.cli.check import BYTES_PER_BUCKET, BYTES_PER_SLOT
 from ipbackend.config import parse
 from ipbackend.datapath.tables import ip_to_map
+from ipbackend.sizing import BYTES_PER_BUCKET, BYTES_PER_SLOT
 from ipbackend.store import LINK, Store
 from tests.packet.cast import (
     CLIENT,

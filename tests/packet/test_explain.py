@@ -200,6 +200,28 @@ def test_a_full_index_is_foretold(dataplane: Dataplane) -> None:
             index.write(bucket.number, bytes(64))
 
 
+def test_one_that_has_ended_makes_room_in_a_full_index(dataplane: Dataplane) -> None:
+    """The tuple used again leaves first, and so finds its own place."""
+    flow, data = dataplane.establish(), bytes(cast.SYN)
+    index = dataplane.maps["flow_index"].memory()
+    entries = [index[bucket.number].entry for bucket in Lookup(dataplane.maps).buckets(parse_ip_tuple(data))]
+    dataplane.connection(flow).state += Phase.EXPIRED - Phase.ESTABLISHED
+    dataplane.load().active -= 1
+    ring = dataplane.maps.of_endpoint("free_slots", dataplane.endpoint())
+    taken = next(n for n in range(len(ring)) if not ring[n])
+    ring.write(taken, struct.pack("Q", dataplane.entries.endpoints[dataplane.endpoint()].first + dataplane.slot(flow)))
+    dataplane.load().tail += 1
+    for one in entries:
+        one[:] = [entry or 1 for entry in one]
+    try:
+        (outcome,) = explained(dataplane, data).outcomes
+        assert outcome.verdict is Verdict.FORWARD_OPENED
+        assert Run(dataplane)(data)[0] is Verdict.FORWARD_OPENED
+    finally:
+        for one in entries:
+            one[:] = [0 if entry == 1 else entry for entry in one]
+
+
 def test_another_s_entry_with_the_same_tag_hides_no_connection(dataplane: Dataplane) -> None:
     """It is in the way on the common road; the road that opens looks at all of them."""
     flow, other = dataplane.establish(), dataplane.establish(cast.FROM_CLIENT / TCP(sport=40001, dport=80, flags="S"))

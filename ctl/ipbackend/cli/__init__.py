@@ -16,6 +16,7 @@ COMMANDS = {
     "completion": "ipbackend.cli.completion:completion",
     "connection": "ipbackend.cli.connection:connection",
     "counters": "ipbackend.cli.counters:counters",
+    "doctor": "ipbackend.cli.doctor:doctor",
     "explain": "ipbackend.cli.explain:explain",
     "export": "ipbackend.cli.export:export",
     "gateway": "ipbackend.cli.gateway:gateway",
