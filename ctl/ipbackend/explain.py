@@ -287,7 +287,7 @@ class _Walk:
         if not any(bucket.free for bucket in buckets):
             why = f"both buckets of the flow index, {buckets[0].number:,} and {buckets[1].number:,}, are full"
             return self._ends("flow index", Ending(Verdict.DROP_INDEX_FULL, why))
-        self._say("SNAT", f"{snat}:{port}, so said by the slot")
+        self._say("SNAT", f"{snat}:{port}, what this slot stands for")
         fresh = held._replace(tuple=packet.tuple, endpoint=number, phase=Phase.PENDING)
         flow = _Flow(place, slot, fresh, endpoint)
         return self._on(packet, flow, self._to_member, Verdict.FORWARD_OPENED)

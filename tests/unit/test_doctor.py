@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from ipbackend import doctor
+from ipbackend import doctor, host
+from ipbackend.datapath import features
 from ipbackend.doctor import Hop
 from ipbackend.finding import Finding
 from ipbackend.host import Host
 from ipbackend.links import Link, Route, Xdp
 from ipbackend.model import AttachMode
 from ipbackend.network import ROUTE_PROTOCOL, Attachment
+from tests.unit.commands import ipbackend
 
 MIB = 1 << 20
 HOST = Host("6.18.44", 2, {}, 13, "0.26.0", memory=1000 * MIB, jit=True, clock="tsc", neighbours=1024)
@@ -225,3 +231,49 @@ def test_more_neighbours_than_the_kernel_keeps() -> None:
     assert odd(doctor.of_next_hops(hops(768), HOST)) == []
     assert "gc_thresh3=1538" in only(doctor.of_next_hops(hops(769), HOST)).remedy
     assert odd(doctor.of_next_hops(hops(769), replace(HOST, neighbours=0))) == []
+
+
+@pytest.mark.parametrize(("good", "status"), [(True, 0), (None, 0), (False, 1)])
+def test_the_command_fails_with_what_stands_against_it(
+    good: bool | None, status: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[Any] = []
+
+    def checkup(*arguments: Any) -> list[Finding]:
+        asked.append(arguments)
+        return [Finding("kernel", True, "Linux"), Finding("enp101s0f0np0", good, "what", "remedy")]
+
+    monkeypatch.setattr("ipbackend.checkup.checkup", checkup)
+    line = f"--run-dir {tmp_path} doctor --interface a --interface b"
+    shown, as_data = ipbackend(line), ipbackend(f"{line} --output json")
+
+    assert asked[0] == (tmp_path, ("a", "b"), None)
+    assert (shown.exit_code, as_data.exit_code) == (status, status)
+    kernel, second, remedy = shown.stdout.splitlines()
+    assert kernel.index("Linux") == second.index("what") == remedy.index("→")
+    assert json.loads(as_data.stdout)[1] == {"step": "enp101s0f0np0", "good": good, "what": "what", "remedy": "remedy"}
+
+
+def test_a_feature_that_the_kernel_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> int:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(features, "FEATURES", {"what no kernel has": refused})
+
+    assert features.missing() == {"what no kernel has": "Invalid argument"}
+
+
+@pytest.mark.root
+def test_a_helper_that_is_not_there_is_found_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"good": features.FEATURES["the timer's count"], "bad": lambda: features._loaded(6, features._call(9999))}
+    monkeypatch.setattr(features, "FEATURES", asked)
+
+    assert features.missing() == {"bad": "Invalid argument"}
+
+
+def test_another_project_of_the_same_name_is_no_bcc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bcc", SimpleNamespace(__file__="/somewhere/bcc.py"))
+    assert host._compiler() == ("", "/somewhere/bcc.py is another project of that name")
+
+    monkeypatch.setitem(sys.modules, "bcc", None)
+    assert host._compiler()[0] == ""

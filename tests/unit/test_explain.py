@@ -19,6 +19,7 @@ from ipbackend.datapath.source import bpf_directory
 from ipbackend.frame import ACK, SYN, Packet, Tuple, build
 from ipbackend.plan import Pool
 from ipbackend.reader import Endpoint, Load
+from tests.unit.serving import OURS, Client, refused
 
 CLIENT, VIP = IPv4Address("203.0.113.7"), IPv4Address("10.0.0.100")
 WEB = Tuple(CLIENT, 40_000, VIP, 80, 6)
@@ -148,3 +149,11 @@ def test_each_bucket_leads_to_the_other() -> None:
     first, second = buckets_of(number, 1 << 10)
 
     assert buckets_of(number >> 32 << 32 | second, 1 << 10) == (second, first)
+
+
+def test_the_api_has_nothing_to_explain_where_nothing_is_loaded(client: Client) -> None:
+    path = f"{OURS}/explain?source=203.0.113.7:1&destination=10.0.0.100:80"
+
+    assert "nothing is loaded" in refused(client.get(path), 404, "ELB.8904")
+    assert "ttl" in refused(client.get(f"{path}&ttl=256"), 400, "ELB.8902")
+    assert "destination" in refused(client.get(f"{OURS}/explain?source=1.2.3.4:5"), 400, "ELB.8902")
