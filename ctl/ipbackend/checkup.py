@@ -11,7 +11,7 @@ from ipbackend import doctor
 from ipbackend.configuration import Configuration
 from ipbackend.datapath import syscall
 from ipbackend.doctor import Hop
-from ipbackend.errors import NetworkError
+from ipbackend.errors import DatapathError, NetworkError
 from ipbackend.finding import Finding
 from ipbackend.host import Host, host
 from ipbackend.links import Link, links, routes
@@ -24,13 +24,20 @@ _RESOLVE = 2.5  # seconds for next hops to answer ARP: the kernel asks thrice, a
 _POLL = 0.02
 
 
-def checkup(run_directory: Path, interfaces: Collection[str], wanted: Configuration | None) -> Iterator[Finding]:
-    """All findings, for these interfaces, or those of the gateway that is wanted, or all Ethernet."""
+def checkup(
+    run_directory: Path, interfaces: Collection[str], wanted: Configuration | None, load: bool
+) -> Iterator[Finding]:
+    """All findings, for these interfaces, or those of the gateway that is wanted, or all Ethernet.
+
+    With `load` the whole program is compiled and loaded on trial.
+    """
     here, found = host(), links()
     gateway = wanted.gateway if wanted else None
     ours = _loaded(run_directory, here)
     tables = tables_memory(gateway.max_connections) if gateway and ours is None else None
     yield from doctor.of_host(here, tables)
+    if load and here.bcc:
+        yield _rehearsal()
     chosen = interfaces or (gateway.interfaces if gateway else _ethernet(found))
     mode = gateway.attach_mode if gateway else AttachMode.AUTO
     yield from doctor.of_links(found, chosen, mode, ours, here.cpus)
@@ -60,6 +67,15 @@ def _loaded(run_directory: Path, here: Host) -> int | None:
         return syscall.program_id(fd)
     finally:
         os.close(fd)
+
+
+def _rehearsal() -> Finding:
+    from ipbackend.datapath.rehearsal import rehearse  # imports BCC
+
+    try:
+        return doctor.of_rehearsal(*rehearse(), refusal="")
+    except DatapathError as error:
+        return doctor.of_rehearsal(0, 0.0, str(error).splitlines()[0])
 
 
 def _next_hops(wanted: Configuration, found: Mapping[str, Link], here: Host) -> Iterator[Finding]:

@@ -141,6 +141,15 @@ def _memlock(host: Host, tables: int) -> Iterator[Finding]:
         yield Finding("memory", False, what, "ulimit -l unlimited (systemd: LimitMEMLOCK=infinity)")
 
 
+def of_rehearsal(programs: int, seconds: float, refusal: str) -> Finding:
+    """Whether the whole program compiles and loads; `refusal` says why not."""
+    if refusal:
+        return Finding(
+            "program", False, refusal, "what the compiler or the kernel says stands above; a newer kernel or BCC may do"
+        )
+    return Finding("program", True, f"compiled, and all {programs} parts taken by the kernel, in {seconds:.1f} s")
+
+
 def of_links(
     found: Mapping[str, Link], wanted: Collection[str], mode: AttachMode, ours: int | None, cpus: int
 ) -> Iterator[Finding]:

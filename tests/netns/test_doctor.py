@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from ipbackend.datapath.loader import KINDS
 from ipbackend.sizing import tables_memory
 from tests.netns.gateway import COMMAND, CONFIGURATION, Gateway
 from tests.netns.lab import (
@@ -33,11 +34,11 @@ ETHTOOL_SGRO = 0x2C
 Found = list[dict[str, Any]]
 
 
-def doctor(namespace: Namespace, *options: str) -> tuple[int, Found]:
+def doctor(namespace: Namespace, *options: str, **environment: str) -> tuple[int, Found]:
     """The exit status and the findings of a machine on which no daemon ever ran."""
     done = namespace.run(
         (*COMMAND, "doctor", *options, "--output", "json"),
-        env={**os.environ, "IPBACKEND_RUN_DIR": "/run/nowhere"},
+        env={**os.environ, "IPBACKEND_RUN_DIR": "/run/nowhere", **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -128,6 +129,18 @@ def test_nothing_stays_of_an_examination(fresh: Namespace) -> None:
         doctor(fresh, "--file", str(FILE))
         assert seen() == before
     assert not Path("/run/nowhere").exists()
+
+
+def test_the_whole_program_is_loaded_on_trial(fresh: Namespace, tmp_path: Path) -> None:
+    mounts = Path("/proc/self/mounts").read_text()
+
+    status, found = doctor(fresh, "--load", "--interface", "eth0", TMPDIR=str(tmp_path))
+
+    (program,) = (one for one in found if one["step"] == "program")
+    assert (status, program["good"]) == (0, True)
+    assert program["what"].startswith(f"compiled, and all {len(KINDS)} parts taken by the kernel")
+    assert Path("/proc/self/mounts").read_text() == mounts
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_interface_that_is_missing(fresh: Namespace) -> None:

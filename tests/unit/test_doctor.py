@@ -172,6 +172,11 @@ def test_what_may_be_the_matter_once_it_is_loaded(facts: dict[str, Any], good: b
     assert what in finding.what
 
 
+def test_a_program_that_loads_or_does_not() -> None:
+    assert doctor.of_rehearsal(6, 4.21, "").what == "compiled, and all 6 parts taken by the kernel, in 4.2 s"
+    assert doctor.of_rehearsal(0, 0, "open: too large")[:3] == ("program", False, "open: too large")
+
+
 def test_interfaces_that_are_not_there_or_differ() -> None:
     found = {"eth0": ETH0, "eth1": replace(ETH0, name="eth1", mtu=9000)}
     missing = only(doctor.of_links(found, ["eth0", "eth7"], AttachMode.AUTO, None, 2))
@@ -247,7 +252,7 @@ def test_the_command_fails_with_what_stands_against_it(
     line = f"--run-dir {tmp_path} doctor --interface a --interface b"
     shown, as_data = ipbackend(line), ipbackend(f"{line} --output json")
 
-    assert asked[0] == (tmp_path, ("a", "b"), None)
+    assert asked[0] == (tmp_path, ("a", "b"), None, False)
     assert (shown.exit_code, as_data.exit_code) == (status, status)
     kernel, second, remedy = shown.stdout.splitlines()
     assert kernel.index("Linux") == second.index("what") == remedy.index("→")

@@ -11,9 +11,10 @@ from ipbackend.cli import output as out
 @click.command()
 @click.option("--interface", "interfaces", multiple=True, help="One that XDP is to be attached to; may be repeated.")
 @click.option("--file", type=click.Path(path_type=Path), help="The configuration that is to be applied.")
+@click.option("--load", is_flag=True, help="Also compile the whole program, and have the kernel take it on trial.")
 @out.choice
 @click.pass_context
-def doctor(ctx: click.Context, interfaces: tuple[str, ...], file: Path | None, output: out.Format) -> None:
+def doctor(ctx: click.Context, interfaces: tuple[str, ...], file: Path | None, load: bool, output: out.Format) -> None:
     """Look at kernel, BPF, BCC, memory, interfaces and next hops, before attaching and after.
 
     No daemon is needed, and nothing configured: with --file it looks with what that says; else with what is in the
@@ -34,7 +35,7 @@ def doctor(ctx: click.Context, interfaces: tuple[str, ...], file: Path | None, o
     elif kept.exists():
         with Store(kept, read_only=True) as store:
             wanted = store.configuration
-    found = [one._asdict() for one in checkup(run_directory, interfaces, wanted)]
+    found = [one._asdict() for one in checkup(run_directory, interfaces, wanted, load)]
     if output is out.Format.TABLE:
         findings.show(found)
     else:
