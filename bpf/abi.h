@@ -14,6 +14,7 @@
 #define MAX_SLOTS 131072	/* of one endpoint */
 #define MAX_SNAT_ADDRESSES 4
 #define MAX_MEMBERS 512		/* of one pool */
+#define MAX_ACCESS 1048576	/* CIDRs of all access lists */
 
 #define FIRST_SNAT_PORT 32768	/* slot = (port - FIRST_SNAT_PORT) << log2(SNAT addresses) | SNAT index */
 #define BUCKET_ENTRIES 8
@@ -42,6 +43,7 @@ enum verdict {
 	REJECT_NO_CONNECTION,	/* TCP, no SYN, and of no connection */
 	REJECT_NO_MEMBER,	/* the listener's pool has no member that can be reached */
 	REJECT_ALL_FULL,	/* every member is at its ceiling */
+	REJECT_LISTENER_FULL,	/* the listener has as many connections as it may have */
 	REJECT_TOO_BIG,		/* longer than the next link's MTU, and not to be fragmented: its sender is told */
 	REJECT_TTL,		/* its time to live ends here: its sender is told */
 	REJECT_EXPIRED,		/* of a connection that was silent for too long: its sender is told by a RST */
@@ -58,6 +60,9 @@ enum verdict {
 	DROP_NO_NEXT_HOP,	/* the way to the member is not known at the moment */
 	DROP_NOT_OPENED,	/* no free slot, or another CPU in the way: a retransmission opens it */
 	DROP_HALF_OPEN,		/* every member with room has too many handshakes under way */
+	DROP_ACCESS,		/* the listener is not for this client */
+	DROP_SOURCE_RATE,	/* this client opens more connections a second than the listener lets one open */
+	DROP_LISTENER_RATE,	/* all clients together do */
 	DROP_INDEX_FULL,	/* both buckets of the flow index are full */
 	DROP_ERROR_RATE,	/* its sender would be told by an ICMP error, but enough have been sent at the moment */
 	DROP_NO_ROAD,		/* a program is not in its place: the controller is at work */
@@ -106,11 +111,36 @@ enum sweep_mode {
 	SWEEP_ORPHANS,		/* every connection whose listener is gone */
 };
 
-/* The words of a pool's inner array: a header, the members' endpoint ids, the schedule. */
+/*
+ * The words of a pool's header, which is the first row of its inner array. Behind it stand the members, in the
+ * order of their endpoints' ids, each as weight:16 | endpoint:16, and 0 up to the end of their last row; then the
+ * schedule, 16 bits a turn: an index of a member.
+ */
 enum pool_word {
-	POOL_MEMBERS,		/* how many endpoint ids follow the header */
-	POOL_SCHEDULE,		/* how many entries of the schedule follow them: indexes of members */
-	POOL_HEADER = 4,	/* first word after the header */
+	POOL_MEMBERS,		/* how many */
+	POOL_TURNS,		/* how many the schedule has */
+	POOL_ALGORITHM,		/* enum algorithm */
+	POOL_PERSISTENCE,	/* seconds that a client's address stays with its member; 0 is not at all */
+};
+
+#define POOL_WORDS 8		/* of a row */
+#define WORD_TURNS 4		/* turns in a word */
+
+/* How a pool's members are chosen among. */
+enum algorithm {
+	ALGORITHM_ROUND_ROBIN,		/* by turns */
+	ALGORITHM_LEAST_CONNECTIONS,	/* the fewest open connections for its weight */
+	ALGORITHM_SOURCE_IP,		/* by the client's address */
+	ALGORITHM_SOURCE_IP_PORT,	/* by both addresses and ports */
+};
+
+#define ACCESS_BITS 2
+
+/* Whom a listener serves. */
+enum access {
+	ACCESS_ALL,
+	ACCESS_ALLOW,		/* only those on its list */
+	ACCESS_DENY,		/* all but those */
 };
 
 /* Set at load and never changed while connections live. */
@@ -150,6 +180,41 @@ struct bucket {
 struct listener {
 	__u32 pool;
 	__u32 idle_timeout;	/* seconds; 0 where there is no listener of this id */
+	__u32 limit;		/* connections at the same time; 0 is any number */
+	__u32 access;		/* the id of a list of CIDRs << ACCESS_BITS | enum access */
+	__u32 rate;		/* new connections a second; 0 is any number */
+	__u32 source_rate;	/* the same of one client address */
+	__u32 pad[2];
+};
+
+/* What is open at a listener, apart from what every packet reads. */
+struct listener_load {
+	__u64 active;		/* open connections */
+	__u64 due;		/* when the next one would come if all came evenly, in RATE_SECOND ths */
+	__u64 pad[6];
+};
+
+#define RATE_SECOND (1000000000ULL << 8)	/* one second, to measure rates by: fine enough for a million in it */
+
+/* An entry of an access list, or a client's address to be looked for in it; `prefix` counts the list's bits too. */
+struct access_key {
+	__u32 prefix;
+	__u32 list;
+	__be32 address;
+};
+
+/* A client's address, to a listener or a pool. */
+struct source_key {
+	__u32 number;		/* the listener's or the pool's id */
+	__be32 client;
+};
+
+/* The member that a client's address stays with. */
+struct stay {
+	__u32 endpoint;
+	__u32 making;		/* the endpoint's: one of the same id that was made later is another */
+	__u32 seen;		/* tick: when it last opened a connection */
+	__u32 pad;
 };
 
 struct endpoint {
@@ -161,7 +226,8 @@ struct endpoint {
 	__u32 first;		/* of its slots: those that follow each other from there on are its own */
 	__u32 slots;		/* how many */
 	__be32 snat[MAX_SNAT_ADDRESSES];
-	__u32 reserved[7];	/* up to a cache line */
+	__u32 making;		/* another number each time that an endpoint of this id is made */
+	__u32 reserved[6];	/* up to a cache line */
 };
 
 /* What opening and closing write, apart from what every packet reads. */
@@ -173,6 +239,11 @@ struct load {
 	__u64 tail;		/* the next one in */
 	__u64 half_open_limit;	/* the controller's */
 	__u64 pad[3];
+};
+
+/* Words of a pool (enum pool_word). */
+struct pool_row {
+	__u64 word[POOL_WORDS];
 };
 
 struct cursor {

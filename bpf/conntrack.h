@@ -120,16 +120,18 @@ static __always_inline bool vacate(struct connection *connection, __u64 have, pl
 }
 
 /* The slot goes to the end of its queue first: whoever is admitted after us finds one there. */
-static __always_inline void release(__u32 endpoint, place at, __u64 counts)
+static __always_inline void release(__u32 endpoint, __u32 listener, place at, __u64 counts)
 {
 	struct endpoint *member = endpoints.lookup(&endpoint);
 	struct load *its_load = load.lookup(&endpoint);
+	struct listener_load *listeners_load = listener_load.lookup(&listener);
 
-	if (!member || !its_load)
+	if (!member || !its_load || !listeners_load)
 		return;
 	counts = forgotten(counts, member->address);
 	give_slot(member, its_load, at);
 	count_less(its_load, counts);
+	__sync_fetch_and_add(&listeners_load->active, -1);
 }
 
 /*
@@ -167,7 +169,7 @@ static __always_inline void change(const struct packet *pkt, const struct flow *
 {
 	struct connection *connection = flow->connection;
 	__u64 have = flow->state, want;
-	__u32 endpoint = connection->endpoint, vip = connection->vip;
+	__u32 endpoint = connection->endpoint, listener = connection->listener, vip = connection->vip;
 	struct endpoint_count *count;
 	struct load *its_load;
 	int i;
@@ -193,7 +195,7 @@ static __always_inline void change(const struct packet *pkt, const struct flow *
 		count = endpoint_counts.lookup(&endpoint);
 		if (count)
 			count->closed++;
-		release(endpoint, flow->at, counts_for(have));
+		release(endpoint, listener, flow->at, counts_for(have));
 	} else if (is_half_open(have) && !is_half_open(want)) {
 		its_load = load.lookup(&endpoint);
 		if (its_load)

@@ -21,6 +21,8 @@
 #include "forward.h"
 #include "fragment.h"
 #include "uncommon.h"
+#include "limits.h"
+#include "persistence.h"
 #include "schedule.h"
 #include "open.h"
 #include "icmp.h"
@@ -102,8 +104,13 @@ int ipbackend_uncommon(struct xdp_md *ctx)
 int ipbackend_open(struct xdp_md *ctx)
 {
 	struct packet pkt = { .ctx = ctx };
+	enum verdict verdict = open_or_refuse(&pkt);
 
-	return leave_or_answer(&pkt, open_or_refuse(&pkt));
+	if (verdict == NEXT_STEP) {
+		roads.call(ctx, ROAD_OPEN);	/* again, some thirty times at most */
+		verdict = DROP_NOT_OPENED;
+	}
+	return leave_or_answer(&pkt, verdict);
 }
 
 /* The road of ICMP. */

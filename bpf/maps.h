@@ -3,7 +3,7 @@
 #ifndef IPBACKEND_MAPS_H
 #define IPBACKEND_MAPS_H
 
-/* The loader defines PIN_DIRECTORY, a string, FLOW_INDEX_BUCKETS, a power of two, SLOTS, and HZ. */
+/* The loader defines PIN_DIRECTORY, a string, FLOW_INDEX_BUCKETS, a power of two, SLOTS, SOURCES, and HZ. */
 #define PINNED(type, name) type ":" PIN_DIRECTORY "/" name
 #define MMAPABLE BPF_F_MMAPABLE
 #define INNER (BPF_F_INNER_MAP | BPF_F_MMAPABLE)
@@ -18,9 +18,12 @@ BPF_F_TABLE(PINNED("array", "endpoints"), __u32, struct endpoint, endpoints, MAX
 BPF_F_TABLE(PINNED("array", "links"), __u32, struct link, links, MAX_LINKS, MMAPABLE);
 BPF_F_TABLE(PINNED("array", "next_hops"), __u32, struct next_hop, next_hops, MAX_NEXT_HOPS, MMAPABLE);
 
-/* Written by the controller, swapped whole: pool id -> words (enum pool_word). */
-BPF_F_TABLE("array", __u32, __u32, pool_words, 1, INNER);
-BPF_F_TABLE(PINNED("array_of_maps$pool_words", "pools"), __u32, __u32, pools, MAX_POOLS, 0);
+/* Written by the controller, swapped whole: pool id -> rows (enum pool_word). */
+BPF_F_TABLE("array", __u32, struct pool_row, pool_rows, 1, INNER);
+BPF_F_TABLE(PINNED("array_of_maps$pool_rows", "pools"), __u32, __u32, pools, MAX_POOLS, 0);
+
+/* Written by the controller: the CIDRs of access lists. */
+BPF_F_TABLE(PINNED("lpm_trie", "access"), struct access_key, __u32, access, MAX_ACCESS, BPF_F_NO_PREALLOC);
 
 /*
  * Written by the data plane only. All endpoints' slots; each has those from `first` on, here as well as there.
@@ -31,11 +34,14 @@ BPF_F_TABLE(PINNED("array", "free_slots"), __u32, __u64, free_slots, SLOTS, MMAP
 
 /* Written by the data plane only, by atomics. */
 BPF_F_TABLE(PINNED("array", "load"), __u32, struct load, load, MAX_ENDPOINTS, MMAPABLE);
+BPF_F_TABLE(PINNED("array", "listener_load"), __u32, struct listener_load, listener_load, MAX_LISTENERS, MMAPABLE);
 BPF_F_TABLE(PINNED("array", "cursors"), __u32, struct cursor, cursors, MAX_POOLS, MMAPABLE);
 BPF_F_TABLE(PINNED("array", "flow_index"), __u32, struct bucket, flow_index, FLOW_INDEX_BUCKETS, MMAPABLE);
 
 /* Written by the data plane only; the kernel forgets what was used longest ago. */
 BPF_F_TABLE(PINNED("lru_hash", "fragments"), struct fragment_key, struct fragment, fragments, MAX_FRAGMENTS, 0);
+BPF_F_TABLE(PINNED("lru_hash", "stays"), struct source_key, struct stay, stays, SOURCES, 0);	/* by pool */
+BPF_F_TABLE(PINNED("lru_hash", "source_dues"), struct source_key, __u64, source_dues, SOURCES, 0);	/* by listener */
 
 /* Written by the data plane only, per CPU. */
 BPF_F_TABLE(PINNED("percpu_array", "verdicts"), __u32, __u64, verdicts, VERDICTS, 0);

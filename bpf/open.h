@@ -105,6 +105,7 @@ static __always_inline bool confirm(struct flow *flow, __u64 hash, const struct 
 	return false;		/* more rivals than that: better none than two */
 }
 
+/* A member, one of its slots, and the index. NEXT_STEP: another try may find a member with room. */
 static __always_inline enum verdict claim(const struct packet *pkt, __u64 hash, __u32 number,
 					  const struct listener *listener, struct flow *flow)
 {
@@ -122,8 +123,8 @@ static __always_inline enum verdict claim(const struct packet *pkt, __u64 hash, 
 
 	phase = forgotten(is_tcp(pkt) ? SLOT_SYN_SENT : SLOT_ESTABLISHED, hash);
 	counts = forgotten(counts_for(phase), hash);
-	verdict = schedule(listener->pool, counts, &endpoint);
-	if (verdict != NEXT_STEP)
+	verdict = schedule(&pkt->tuple, listener->pool, counts, &endpoint);
+	if (verdict != NEXT_STEP || !endpoint)
 		return verdict;
 
 	member = endpoints.lookup(&endpoint);
@@ -157,7 +158,8 @@ static __always_inline enum verdict claim(const struct packet *pkt, __u64 hash, 
 	}
 	if (verdict != FORWARD_OPENED) {
 		set_state(connection, with_phase(flow->state, SLOT_FREE));
-		release(endpoint, flow->at, counts);
+		give_slot(member, its_load, flow->at);
+		count_less(its_load, counts);
 		return verdict;
 	}
 
@@ -179,7 +181,7 @@ static __always_inline enum verdict find_or_open(struct packet *pkt, struct flow
 	__u64 hash = hash_of(&pkt->tuple);
 	__u32 number;
 	struct listener_count *count;
-	struct listener *listener;
+	struct listener *there, listener;
 	enum verdict verdict;
 
 	if (find_flow(hash, &pkt->tuple, SLOT_EXPIRED, NOWHERE, flow)) {
@@ -194,19 +196,31 @@ static __always_inline enum verdict find_or_open(struct packet *pkt, struct flow
 	if (has_false_sender(pkt))
 		return DROP_MALFORMED;
 	number = listener_of(pkt->tuple.daddr, pkt->tuple.dport, pkt->tuple.protocol);
-	listener = listeners.lookup(&number);
-	if (!number || !listener)
+	there = listeners.lookup(&number);
+	if (!number || !there)
 		return REJECT_NO_LISTENER;
 	if (!opens(pkt))
 		return REJECT_NO_CONNECTION;
 	pkt->tuple.protocol = forgotten(pkt->tuple.protocol, hash);
 	pkt->tcp_flags = forgotten(pkt->tcp_flags, hash);
 
-	verdict = claim(pkt, hash, number, listener, flow);
-	if (verdict == FORWARD_OPENED)
-		return verdict;
+	listener = *(volatile struct listener *)there;	/* as it is now, for what is taken and given back */
+	*flow = (struct flow){};
+
+	verdict = enter(pkt, number, &listener);
+	if (verdict == NEXT_STEP) {
+		listener.limit = forgotten(listener.limit, hash);	/* what has been judged by */
+		listener.rate = forgotten(listener.rate, hash);
+		listener.source_rate = forgotten(listener.source_rate, hash);
+		verdict = claim(pkt, hash, number, &listener, flow);
+		if (verdict == FORWARD_OPENED)
+			return verdict;
+		take_back(pkt, number, &listener);
+	}
 	if (find_flow(hash, &pkt->tuple, SLOT_CLOSING, NOWHERE, flow))
 		return FORWARD_REQUEST;
+	if (verdict == NEXT_STEP)
+		return take(pkt, ROAD_OPEN);
 	count = listener_counts.lookup(&number);
 	if (count)
 		count->refused++;

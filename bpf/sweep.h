@@ -49,7 +49,7 @@ static __always_inline bool retire(struct connection *connection, __u64 have, __
 /* One slot: taken from its connection if that is due. */
 static __always_inline void sweep_slot(struct sweep *sweep, place at_place, __u32 at, const struct gateway *settings)
 {
-	__u32 endpoint = sweep->endpoint;
+	__u32 endpoint = sweep->endpoint, listener;
 	struct connection *connection = connection_at(at_place);
 	struct endpoint_count *count;
 	__u64 have, phase;
@@ -58,6 +58,7 @@ static __always_inline void sweep_slot(struct sweep *sweep, place at_place, __u3
 	if (!connection)
 		return;
 	have = state_of(connection);
+	listener = connection->listener;
 	phase = have & STATE_PHASE;
 	if (phase < SLOT_SYN_SENT || !is_due(connection, have, at, settings, sweep))
 		return;
@@ -71,7 +72,7 @@ static __always_inline void sweep_slot(struct sweep *sweep, place at_place, __u3
 		sweep->rested++;
 		return;
 	}
-	release(endpoint, at_place, counts_for(have));
+	release(endpoint, listener, at_place, counts_for(have));
 	sweep->ended++;
 	count = endpoint_counts.lookup(&endpoint);
 	if (!count)

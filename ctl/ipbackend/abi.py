@@ -17,6 +17,7 @@ class Verdict(IntEnum):
     REJECT_NO_CONNECTION = auto()
     REJECT_NO_MEMBER = auto()
     REJECT_ALL_FULL = auto()
+    REJECT_LISTENER_FULL = auto()
     REJECT_TOO_BIG = auto()
     REJECT_TTL = auto()
     REJECT_EXPIRED = auto()
@@ -32,6 +33,9 @@ class Verdict(IntEnum):
     DROP_NO_NEXT_HOP = auto()
     DROP_NOT_OPENED = auto()
     DROP_HALF_OPEN = auto()
+    DROP_ACCESS = auto()
+    DROP_SOURCE_RATE = auto()
+    DROP_LISTENER_RATE = auto()
     DROP_INDEX_FULL = auto()
     DROP_ERROR_RATE = auto()
     DROP_NO_ROAD = auto()
@@ -90,14 +94,36 @@ class PoolWord(IntEnum):
     """The words of a pool's header."""
 
     MEMBERS = 0
-    SCHEDULE = 1
-    HEADER = 4
+    TURNS = auto()
+    ALGORITHM = auto()
+    PERSISTENCE = auto()
+
+
+class Algorithm(IntEnum):
+    """How a pool's members are chosen among, in its header."""
+
+    ROUND_ROBIN = 0
+    LEAST_CONNECTIONS = auto()
+    SOURCE_IP = auto()
+    SOURCE_IP_PORT = auto()
+
+
+class Access(IntEnum):
+    """Whom a listener serves."""
+
+    ALL = 0
+    ALLOW = auto()
+    DENY = auto()
 
 
 TICK_SHIFT = 4
 SWEEP_SLICE = 64
 MAX_LISTENERS = 16384  # and pools
 BUCKET_ENTRIES = 8
+POOL_WORDS = 8
+WORD_TURNS = 4
+ACCESS_BITS = 2
+RATE_SECOND = 10**9 << 8
 NUMBERS = 32768
 ROLE_SHIFT = 3
 DIRECTORY_STEPS = 4

@@ -5,21 +5,27 @@
 last; the reverse to remove.
 """
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from array import array
+from collections import defaultdict
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any, NamedTuple, TypeVar
 
 from ipbackend.abi import Role
 from ipbackend.configuration import Configuration
 from ipbackend.errors import ConfigurationError
-from ipbackend.model import EndpointKey, Gateway, Protocol
-from ipbackend.schedule import weighted_round_robin
+from ipbackend.model import Access, Algorithm, EndpointKey, Gateway, Member, Protocol
+from ipbackend.model import Listener as WantedListener
+from ipbackend.model import Pool as WantedPool
+from ipbackend.schedule import schedule
 from ipbackend.sizing import FIRST_SLOT, half_open_limit, slots_for
 
 Key = TypeVar("Key", bound=Hashable)
 NO_POOL = 0  # what a listener without a pool points to: there never is such a pool
+NO_LIST = 0  # the access list of a listener that is for all
+WHOLE = 10  # tenths of its weight that a member gets connections by, unless its share says less
 
 
 class ListenerKey(NamedTuple):
@@ -45,21 +51,48 @@ class Address:
     index: int = 0
 
 
+class AccessKey(NamedTuple):
+    """An entry of an access list."""
+
+    list: int
+    cidr: IPv4Network
+
+
 @dataclass(frozen=True)
 class Listener:
-    """`idle_timeout` in seconds."""
+    """`idle_timeout` in seconds; `limit` connections at the same time, 0 for any number.
+
+    `rate` new connections a second, `source_rate` of one client, 0 for any number. `access` goes by the list of that
+    id; None is for all.
+    """
 
     id: int
     pool: int
     idle_timeout: int
+    limit: int = 0
+    rate: int = 0
+    source_rate: int = 0
+    access: Access | None = None
+    list: int = NO_LIST
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Ids of the endpoints that may get connections, and the turns among them as indexes into `members`."""
+    """Ids of the endpoints that get connections, lowest first, and their weights.
+
+    `schedule` are the turns among them, indexes into `members`; `persistence` in seconds, 0 for none.
+    """
 
     members: tuple[int, ...] = ()
-    schedule: tuple[int, ...] = ()
+    weights: tuple[int, ...] = ()
+    schedule: "array[int]" = field(default_factory=lambda: array("H"))
+    algorithm: Algorithm = Algorithm.ROUND_ROBIN
+    persistence: int = 0
+
+    @property
+    def by_source(self) -> bool:
+        """Whether the schedule is a table that clients are looked up in."""
+        return self.algorithm in (Algorithm.SOURCE_IP, Algorithm.SOURCE_IP_PORT)
 
 
 @dataclass(frozen=True)
@@ -93,6 +126,7 @@ class Entries:
     """What the controller's maps hold, by key or id."""
 
     addresses: Mapping[IPv4Address, Address] = field(default_factory=dict)
+    access: Mapping[AccessKey, bool] = field(default_factory=dict)  # only the keys count: all are True
     listeners: Mapping[ListenerKey, Listener] = field(default_factory=dict)
     pools: Mapping[int, Pool] = field(default_factory=dict)
     endpoints: Mapping[int, Endpoint] = field(default_factory=dict)
@@ -138,10 +172,16 @@ def hops(configuration: Configuration) -> set[HopKey]:
 
 
 def plan(
-    configuration: Configuration, ways: Mapping[HopKey, NextHop], links: Mapping[int, int], have: Entries, slots: int
+    configuration: Configuration,
+    ways: Mapping[HopKey, NextHop],
+    links: Mapping[int, int],
+    have: Entries,
+    slots: int,
+    shares: Mapping[str, int] | None = None,
 ) -> Entries:
     """What the maps should hold; `ways` are the neighbours as netlink knows them, all of `hops(configuration)`,
     `links` the MTUs of the gateway's interfaces by index, and `slots` how many all endpoints have between them.
+    `shares` are the tenths of their weights that members get new connections by, by id, where those are not all.
 
     ConfigurationError: a ceiling has grown beyond the table that its endpoint got when it was made.
     """
@@ -149,21 +189,32 @@ def plan(
     next_hops = {next_hop_ids[way.interface, way.address]: way for way in ways.values()}
     endpoints = _endpoints(configuration, ways, next_hop_ids, have, slots)
     endpoint_ids = {endpoint.key: number for number, endpoint in endpoints.items()}
-    listener_keys = {
-        one.id: ListenerKey(configuration.load_balancers[one.load_balancer].vip, one.port, one.protocol)
-        for one in configuration.listeners.values()
-    }
+    listener_keys = _listener_keys(configuration)
     pool_ids = _pool_ids(configuration, listener_keys, have)
     listener_ids = _ids(set(listener_keys.values()), {key: one.id for key, one in have.listeners.items()})
+    lists = {one.id: _list(configuration, one) for one in configuration.listeners.values()}
+    list_ids = _list_ids(lists, listener_keys, have)
     return Entries(
         addresses={lb.vip: Address(Role.VIP) for lb in configuration.load_balancers.values()}
         | {snat: Address(Role.SNAT, index) for index, snat in enumerate(gateway_of(configuration).snat_addresses)},
+        access={AccessKey(number, cidr): True for one, number in list_ids.items() for cidr in one.cidrs(configuration)},
         listeners={
-            key: Listener(listener_ids[key], pool_ids[one.pool] if one.pool else NO_POOL, one.idle_timeout)
+            key: Listener(
+                listener_ids[key],
+                pool_ids[one.pool] if one.pool else NO_POOL,
+                one.idle_timeout,
+                one.max_connections,
+                one.cps,
+                one.source_cps,
+                access.access if access else None,
+                list_ids[access] if access else NO_LIST,
+            )
             for one in configuration.listeners.values()
-            for key in [listener_keys[one.id]]
+            for key, access in [(listener_keys[one.id], lists[one.id])]
         },
-        pools={number: _pool(configuration, pool, endpoint_ids) for pool, number in pool_ids.items()},
+        pools={
+            number: _pool(configuration.pools[pool], endpoint_ids, shares or {}) for pool, number in pool_ids.items()
+        },
         endpoints=endpoints,
         endpoint_ids=endpoint_ids,
         next_hops=next_hops,
@@ -231,15 +282,80 @@ def _take(gaps: list[tuple[int, int]], slots: int) -> int | None:
     return None
 
 
-def _pool(configuration: Configuration, number: str, endpoint_ids: Mapping[EndpointKey, int]) -> Pool:
-    pool = configuration.pools[number]
-    chosen = [member for member in pool.members if member.weight]
-    if not chosen:
-        return Pool()
-    return Pool(
-        tuple(endpoint_ids[EndpointKey(member.address, member.port, pool.protocol)] for member in chosen),
-        weighted_round_robin([member.weight for member in chosen]),
+def weigh(configuration: Configuration, have: Entries, shares: Mapping[str, int], members: Collection[str]) -> Entries:
+    """What `have` becomes with other `shares` of these members, by id; it is of this configuration."""
+    pool_ids = _pool_ids(configuration, _listener_keys(configuration), have)
+    touched = {
+        number: _pool(configuration.pools[pool], have.endpoint_ids, shares)
+        for pool, number in pool_ids.items()
+        if any(member.id in members for member in configuration.pools[pool].members)
+    }
+    return replace(have, pools={**have.pools, **touched})
+
+
+def _pool(pool: WantedPool, endpoint_ids: Mapping[EndpointKey, int], shares: Mapping[str, int]) -> Pool:
+    weights = _weights(pool.members, shares)
+    by_id = sorted(
+        (endpoint_ids[EndpointKey(member.address, member.port, pool.protocol)], weight, str(member))
+        for member, weight in zip(pool.members, weights, strict=True)
+        if weight
     )
+    persistence = 60 * (pool.persistence or 0)
+    if not by_id:
+        return Pool(algorithm=pool.algorithm, persistence=persistence)
+    endpoints, chosen, names = zip(*by_id, strict=True)
+    return Pool(endpoints, chosen, schedule(pool.algorithm, names, chosen), pool.algorithm, persistence)
+
+
+def _weights(members: Iterable[Member], shares: Mapping[str, int]) -> list[int]:
+    """What members get new connections by: in tenths if one gets a part of its own, so that all are whole."""
+    both = [(member.weight, shares.get(member.id, WHOLE)) for member in members]
+    unit = WHOLE if all(share in (0, WHOLE) for _, share in both) else 1
+    return [weight * share // unit for weight, share in both]
+
+
+class _List(NamedTuple):
+    """What makes two listeners share an access list."""
+
+    access: Access
+    groups: frozenset[str]
+
+    def cidrs(self, configuration: Configuration) -> set[IPv4Network]:
+        return {entry.cidr for group in self.groups for entry in configuration.ip_groups[group].entries}
+
+
+def _list(configuration: Configuration, listener: WantedListener) -> _List | None:
+    if not listener.access_enabled or not listener.ip_groups:
+        return None
+    return _List(listener.access, frozenset(listener.ip_groups))
+
+
+def _list_ids(
+    lists: Mapping[str, _List | None], listener_keys: Mapping[str, ListenerKey], have: Entries
+) -> dict[_List, int]:
+    """A list keeps the id of the one before it, which is changed in place, if all listeners of that one want it.
+
+    Else it gets another, and is filled before a listener points to it: no one is served by a list that is not its.
+    """
+    heirs: defaultdict[int, set[_List | None]] = defaultdict(set)
+    for listener, want in lists.items():
+        there = have.listeners.get(listener_keys[listener])
+        if there and there.list != NO_LIST:
+            heirs[there.list].add(want if want and want.access is there.access else None)
+    known: dict[_List, int] = {}
+    for number, wanted in sorted(heirs.items()):
+        heir = wanted.pop()
+        if heir and not wanted:
+            known.setdefault(heir, number)
+    used = {one for one in lists.values() if one}
+    return _ids(used, known, taken={key.list for key in have.access} | set(heirs))
+
+
+def _listener_keys(configuration: Configuration) -> dict[str, ListenerKey]:
+    return {
+        one.id: ListenerKey(configuration.load_balancers[one.load_balancer].vip, one.port, one.protocol)
+        for one in configuration.listeners.values()
+    }
 
 
 def _hop_ids(have: Entries) -> dict[tuple[int, IPv4Address], int]:
@@ -274,6 +390,8 @@ def _free_ids(taken: set[int]) -> Iterator[int]:
 
 def diff(have: Entries, want: Entries) -> list[Step]:
     """The steps from `have` to `want`, in an order in which every packet between two steps finds its way."""
+    unlisted, lists = _deletes("access", have.access, want.access), {one.list for one in want.listeners.values()}
+    left = [step for step in unlisted if step.key.list not in lists]
     steps = [
         *_sets("links", have.links, want.links),
         *_sets("next_hops", have.next_hops, want.next_hops),
@@ -281,6 +399,8 @@ def diff(have: Entries, want: Entries) -> list[Step]:
         *_sets("endpoint_ids", have.endpoint_ids, want.endpoint_ids),
         *_sets("pools", have.pools, want.pools),
         *_sets("addresses", have.addresses, want.addresses),
+        *_sets("access", have.access, want.access),
+        *(step for step in unlisted if step.key.list in lists),
         *_sets("listeners", have.listeners, want.listeners),
     ]
     removals = [
@@ -295,8 +415,8 @@ def diff(have: Entries, want: Entries) -> list[Step]:
     ends = [Step(Action.END, "endpoints", number, have.endpoints[number]) for number in sorted(gone)]
     ends += [Step(Action.END, step.table, step.key, step.value) for step in removals if step.table == "listeners"]
     steps += removals + closed
-    if ends:
-        steps += [Step(Action.WAIT, "pools", 0), *ends]
+    if ends or left:
+        steps += [Step(Action.WAIT, "pools", 0), *left, *ends]
     return [
         *steps,
         *_deletes("endpoint_ids", have.endpoint_ids, want.endpoint_ids),

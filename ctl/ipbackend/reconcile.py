@@ -5,7 +5,7 @@ to a VIP ever reaches the gateway's own services; addresses leave before maps fo
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -15,7 +15,21 @@ from ipbackend.datapath.tables import Tables
 from ipbackend.errors import DatapathError, NetworkError
 from ipbackend.model import EndpointKey, Member, Pool
 from ipbackend.network import Interface, Neighbour, Network, Route
-from ipbackend.plan import Entries, HopKey, NextHop, Step, diff, gateway_of, hop_of, hops, plan
+from ipbackend.plan import (
+    WHOLE,
+    AccessKey,
+    Entries,
+    HopKey,
+    NextHop,
+    Step,
+    diff,
+    gateway_of,
+    hop_of,
+    hops,
+    plan,
+    weigh,
+)
+from ipbackend.schedule import moved
 
 log = logging.getLogger(__name__)
 
@@ -24,12 +38,16 @@ _TRIED = 8  # connections that an endpoint takes which is no member's
 
 
 class Reconciler:
-    """Applies configurations to one gateway's kernel. `entries` are what it last put into the maps."""
+    """Applies configurations to one gateway's kernel. `entries` are what it last put into the maps.
+
+    `shares` are the tenths of their weights that members get new connections by, where those are not all of them.
+    """
 
     def __init__(self, network: Network, tables: Tables) -> None:
         self._network = network
         self._tables = tables
         self.entries = tables.read()
+        self.shares: Mapping[str, int] = {}
         self._found = self.entries  # what the maps really held when `drift` looked
 
     def check(self, configuration: Configuration) -> None:
@@ -92,6 +110,13 @@ class Reconciler:
         want = self._plan(configuration, self._links(configuration))
         self._carry_out(diff(self.entries, want), want)
 
+    def weigh(self, configuration: Configuration, shares: Mapping[str, int]) -> None:
+        """Have members get new connections by these shares: the pools of those whose share changes are made anew."""
+        either = {*shares, *self.shares}
+        changed = {one for one in either if shares.get(one, WHOLE) != self.shares.get(one, WHOLE)}
+        self.shares = dict(shares)
+        self._turn_to(weigh(configuration, self.entries, self.shares, changed))
+
     def repair(self, configuration: Configuration) -> None:
         """Put right whatever others changed, as `drift` found it."""
         self._carry_out(diff(self._found, self.entries), self.entries)
@@ -122,7 +147,8 @@ class Reconciler:
     def _plan(self, configuration: Configuration, links: dict[str, Interface]) -> Entries:
         """What the maps should hold as things are now; raises where that cannot be, and changes nothing."""
         mtus = {links[name].index: links[name].mtu for name in gateway_of(configuration).interfaces}
-        return plan(configuration, self._ways(configuration, links), mtus, self.entries, self._tables.slots)
+        ways = self._ways(configuration, links)
+        return plan(configuration, ways, mtus, self.entries, self._tables.slots, self.shares)
 
     def _remove_addresses(self, configuration: Configuration, links: dict[str, Interface]) -> None:
         wanted = _addresses(configuration, links)
@@ -146,7 +172,8 @@ class Reconciler:
             if isinstance(error, OSError):
                 raise DatapathError(f"maps: {error.strerror} (see `dmesg`, and the memory that is left)") from error
             raise
-        self.entries = want
+        have, self.entries = self.entries, want
+        _report_moved(have, want)
         _report("data plane", "changed", [f"{step.action} {step.table} {_name(step)}" for step in steps])
 
     def _links(self, configuration: Configuration) -> dict[str, Interface]:
@@ -216,7 +243,23 @@ def _addresses(configuration: Configuration, links: dict[str, Interface]) -> dic
 
 def _name(step: Step) -> str:
     key = getattr(step.value, "key", step.key)
+    if isinstance(key, AccessKey):
+        return f"{key.cidr} on list {key.list}"
     return f"{key[0]}:{key[1]}/{key[2]}" if isinstance(key, tuple) else str(getattr(step.value, "address", key))
+
+
+def _report_moved(have: Entries, want: Entries) -> None:
+    """How many clients get another member, where it goes by their addresses."""
+    for number, after in want.pools.items():
+        before = have.pools.get(number)
+        if before is None or before == after or not (before.by_source and after.by_source):
+            continue
+        if not before.members or not after.members:
+            continue
+        share = moved(
+            [before.members[turn] for turn in before.schedule], [after.members[turn] for turn in after.schedule]
+        )
+        log.info("pool %d: %.2f %% of the entries of its table are another member's now", number, 100 * share)
 
 
 def _report(what: str, done: str, which: Iterable[str]) -> None:

@@ -1,10 +1,34 @@
-"""The order in which a pool's members take new connections. Pure arithmetic: it knows weights and nothing else."""
+"""The order in which a pool's members take new connections. Pure arithmetic: it knows names, weights and hashes."""
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Hashable, Sequence
+from hashlib import blake2b
+from itertools import cycle
 from math import gcd
+from weakref import WeakValueDictionary
+
+from ipbackend.model import Algorithm
+
+MAGLEV_SIZE = 65_537  # entries of a table: a prime, more than a hundred for each of the most members there are
+_INDEX_BITS = 16
+_POSITION = 1 << 40  # a round's length, to compare positions in it as integers
+_made: "WeakValueDictionary[Hashable, array[int]]" = WeakValueDictionary()  # as long as some plan holds them
 
 
-def weighted_round_robin(weights: Sequence[int]) -> tuple[int, ...]:
+def schedule(algorithm: Algorithm, names: Sequence[str], weights: Sequence[int]) -> "array[int]":
+    """Turns of members, as indexes into `names`, 16 bits each. What was made before and still serves is the same one.
+
+    By turns, or to start from where all are equal: `weighted_round_robin`; by source: `maglev`.
+    """
+    by_source = algorithm in (Algorithm.SOURCE_IP, Algorithm.SOURCE_IP_PORT)
+    key = (tuple(names), tuple(weights)) if by_source else tuple(weights)
+    turns = _made.get(key)
+    if turns is None:
+        turns = _made[key] = maglev(names, weights) if by_source else weighted_round_robin(weights)
+    return turns
+
+
+def weighted_round_robin(weights: Sequence[int]) -> "array[int]":
     """Indexes of members, each as often as its weight (over the weights' common divisor), evenly spread.
 
     A member of weight w stands at the middles of w equal parts of the round. Weights are 1 or more; the length
@@ -12,8 +36,45 @@ def weighted_round_robin(weights: Sequence[int]) -> tuple[int, ...]:
     """
     divisor = gcd(*weights)
     turns = [
-        ((2 * turn + 1) / (2 * (weight // divisor)), index)
-        for index, weight in enumerate(weights)
-        for turn in range(weight // divisor)
+        (2 * turn + 1) * _POSITION // (2 * parts) << _INDEX_BITS | index
+        for index, parts in enumerate(weight // divisor for weight in weights)
+        for turn in range(parts)
     ]
-    return tuple(index for _, index in sorted(turns))
+    turns.sort()
+    return array("H", (turn & (1 << _INDEX_BITS) - 1 for turn in turns))
+
+
+def maglev(names: Sequence[str], weights: Sequence[int], size: int = MAGLEV_SIZE) -> "array[int]":
+    """A table of `size` entries, a prime: indexes of members by the hash of what is looked up (Maglev, NSDI 2016, 3.4).
+
+    Each name has a permutation of the entries of its own, and takes in turn, as often as its weight says, the next
+    one of it that is free. So the table depends on names and weights alone, not on their order; each member has its
+    share of it to within an entry of its turns; and little moves when a member comes or goes.
+    """
+    order = sorted(range(len(names)), key=lambda index: names[index])
+    offsets, skips = zip(*(_permutation(names[index], size) for index in order), strict=True)
+    position, table, left = list(offsets), [-1] * size, size
+    for turn in cycle(weighted_round_robin([weights[index] for index in order])):
+        at, skip = position[turn], skips[turn]
+        while table[at] >= 0:
+            at += skip
+            if at >= size:
+                at -= size
+        table[at], position[turn] = turn, at
+        left -= 1
+        if not left:
+            break
+    return array("H", (order[turn] for turn in table))
+
+
+def _permutation(name: str, size: int) -> tuple[int, int]:
+    """Where it begins, and how far it is from each entry to the next: all of them come, as `size` is a prime."""
+    digest = blake2b(name.encode(), digest_size=16).digest()
+    return int.from_bytes(digest[:8], "big") % size, int.from_bytes(digest[8:], "big") % (size - 1) + 1
+
+
+def moved(have: Sequence[int], want: Sequence[int]) -> float:
+    """The share of entries that are another member's; all of them where the tables differ in length."""
+    if len(have) != len(want) or not have:
+        return 1.0
+    return sum(before != after for before, after in zip(have, want, strict=True)) / len(have)

@@ -86,6 +86,11 @@ def half_open_limit(ceiling: int, percent: int) -> int:
     return max(ceiling * percent // 100, min(ceiling, _HALF_OPEN_MIN))
 
 
+def sources(connections: int) -> int:
+    """Client addresses that are kept in mind, for persistence and for rates, of a gateway for so many `connections`."""
+    return connections // 4
+
+
 def flow_index_buckets(connections: int) -> int:
     """Buckets of the flow index, a power of two, for so many `connections` of a gateway.
 

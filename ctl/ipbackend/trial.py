@@ -16,6 +16,7 @@ It must have the turn of the thread that changes maps, from beginning to end, an
 import random
 import struct
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -219,7 +220,7 @@ def prepared(tables: Tables, have: Entries, number: int) -> Iterator[Ends]:
     ends = Ends(*islice((address for address in NOWHERE.hosts() if address not in have.addresses), 2))
     rows: list[tuple[str, Any, Any]] = [
         ("links", LOOPBACK, 0xFFFF),
-        ("pools", POOL, Pool((number,), (0,))),
+        ("pools", POOL, Pool((number,), (1,), array("H", [0]))),
         ("addresses", ends.vip, Address(Role.VIP)),
         ("listeners", ListenerKey(ends.vip, VIP_PORT, Protocol.TCP), Listener(LISTENER, POOL, IDLE)),
     ]

@@ -73,8 +73,11 @@ class Dataplane:
         self.settings.closing_timeout, self.settings.rest = 20, 60
         self.settings.error_interval = 10**6
         self.forget_errors()
-        for key, _ in list(self.maps["fragments"].items()):
-            self.maps["fragments"].delete(key)
+        for name in ("fragments", "stays", "source_dues"):
+            for key in self.maps[name].all_keys():
+                self.maps[name].delete(key)
+        for listener in self.entries.listeners.values():
+            self.maps["listener_load"].memory()[listener.id].due = 0
 
     def forget_errors(self) -> None:
         """As if no ICMP error had been sent yet, by any CPU."""

@@ -1,5 +1,6 @@
 """Which member a connection goes to: by weight, past the full ones, and never refused while one has room."""
 
+from array import array
 from collections import Counter
 
 import pytest
@@ -8,12 +9,7 @@ from scapy.layers.inet import TCP
 from ipbackend.abi import Verdict
 from ipbackend.plan import Action, Pool, Step
 from tests.packet.cast import FROM_CLIENT, QUERY, SYN, all_half_open, from_client, pool_of
-
-
-def member(number: int, weight: int = 1, ceiling: int = 98) -> str:
-    """In the peered network; all behind one next hop."""
-    address = f"172.16.{number >> 8}.{number & 255}"
-    return f'address = "{address}", port = 8080, weight = {weight}, max_connections = {ceiling}'
+from tests.packet.choices import member
 
 
 def turns(dataplane, count: int, first: int = 0) -> list[int]:
@@ -85,7 +81,9 @@ def long_pool(dataplane, members: int, *with_room: int) -> None:
     for place, endpoint in zip(with_room, free, strict=True):
         places[place] = endpoint
     dataplane.load("172.16.0.1").ceiling = 0
-    dataplane.tables.apply([Step(Action.SET, "pools", number, Pool(tuple(places), tuple(range(members))))])
+    dataplane.tables.apply(
+        [Step(Action.SET, "pools", number, Pool(tuple(places), (1,) * members, array("H", range(members))))]
+    )
 
 
 @pytest.mark.parametrize("place", [0, 255, 511])

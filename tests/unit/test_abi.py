@@ -33,6 +33,8 @@ def enum_of(name: str) -> dict[str, int]:
         (abi.Phase, "phase", "SLOT_", None),
         (abi.SweepMode, "sweep_mode", "SWEEP_", None),
         (abi.PoolWord, "pool_word", "POOL_", None),
+        (abi.Algorithm, "algorithm", "ALGORITHM_", None),
+        (abi.Access, "access", "ACCESS_", None),
     ],
 )
 def test_an_enum_is_the_same_on_both_sides(mirror: type[IntEnum], name: str, prefix: str, count: str | None) -> None:
@@ -46,9 +48,21 @@ def test_constants_are_the_same_on_both_sides() -> None:
     assert CONSTANTS["TICK_SHIFT"] == abi.TICK_SHIFT
     assert CONSTANTS["SWEEP_SLICE"] == abi.SWEEP_SLICE
     assert CONSTANTS["MAX_POOLS"] == abi.MAX_LISTENERS
-    for name in ("MAX_LISTENERS", "NUMBERS", "ROLE_SHIFT", "DIRECTORY_STEPS"):
+    for name in (
+        "MAX_LISTENERS",
+        "NUMBERS",
+        "ROLE_SHIFT",
+        "DIRECTORY_STEPS",
+        "POOL_WORDS",
+        "WORD_TURNS",
+        "ACCESS_BITS",
+    ):
         assert CONSTANTS[name] == getattr(abi, name)
     assert f"{abi.DIRECTORY_FACTOR:#x}ULL" in HEADER
+    assert "RATE_SECOND (1000000000ULL << 8)" in HEADER
+    assert abi.RATE_SECOND == 1_000_000_000 << 8
+    assert [one.name for one in abi.Algorithm] == [one.name for one in model.Algorithm]
+    assert [one.name for one in abi.Access] == ["ALL", *(one.name for one in model.Access)]
     assert CONSTANTS["MAX_MEMBERS"] >= model.MEMBERS_MAX
     assert CONSTANTS["MAX_SNAT_ADDRESSES"] == max(sizing.SNAT_COUNTS)
     assert CONSTANTS["FIRST_SNAT_PORT"] == sizing.FIRST_SNAT_PORT

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import fields
-from ipaddress import IPv4Address
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
+from ipaddress import IPv4Address, IPv4Network
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -15,8 +16,22 @@ from ipbackend.abi import Role
 from ipbackend.config import parse
 from ipbackend.configuration import Configuration
 from ipbackend.errors import ConfigurationError
-from ipbackend.model import EndpointKey, Protocol
-from ipbackend.plan import Action, Address, Entries, HopKey, ListenerKey, NextHop, Step, diff, hop_of, hops, plan
+from ipbackend.model import Access, Algorithm, EndpointKey, Entry, IpGroup, Protocol
+from ipbackend.plan import (
+    Action,
+    Address,
+    Entries,
+    HopKey,
+    ListenerKey,
+    NextHop,
+    Pool,
+    Step,
+    diff,
+    hop_of,
+    hops,
+    plan,
+    weigh,
+)
 from ipbackend.sizing import gateway_slots
 
 INTERFACES = {"eth0": 1, "eth1": 2}
@@ -54,8 +69,13 @@ def member(address: str, **more: int) -> str:
 SLOTS = gateway_slots(1_000_000)
 
 
-def planned(wanted: Configuration, have: Entries | None = None, unresolved: tuple[str, ...] = ()) -> Entries:
-    return plan(wanted, ways_to(wanted, unresolved), {1: 1500}, have or Entries(), SLOTS)
+def planned(
+    wanted: Configuration,
+    have: Entries | None = None,
+    unresolved: tuple[str, ...] = (),
+    shares: Mapping[str, int] | None = None,
+) -> Entries:
+    return plan(wanted, ways_to(wanted, unresolved), {1: 1500}, have or Entries(), SLOTS, shares)
 
 
 def ways_to(wanted: Configuration, unresolved: tuple[str, ...] = ()) -> dict[HopKey, NextHop]:
@@ -116,6 +136,27 @@ def dangling(entries: Entries) -> list[str]:
             if entries.addresses.get(key.vip) != Address(Role.VIP)
         ),
     ]
+
+
+def strangers(state: Entries, have: Entries, want: Entries) -> list[str]:
+    """Listeners whose list, between two steps, lacks what it had and will have, or has what it neither had nor will."""
+    problems = []
+    for key, one in state.listeners.items():
+        both = [(entries, entries.listeners.get(key)) for entries in (have, want)]
+        known = [entries for entries, its in both if its and (its.access, its.list) == (one.access, one.list)]
+        now = listed(state, one.list)
+        if one.list and known and key in want.listeners:  # one that goes with its connections is served as may be
+            must = frozenset.intersection(*(listed(entries, one.list) for entries in known))
+            may = frozenset.union(*(listed(entries, one.list) for entries in (have, want) if key in entries.listeners))
+            if not must <= now <= may:
+                problems.append(
+                    f"{key}: list {one.list} is {sorted(now)}, not between {sorted(must)} and {sorted(may)}"
+                )
+    return problems
+
+
+def listed(entries: Entries, number: int) -> frozenset[IPv4Network]:
+    return frozenset(key.cidr for key in entries.access if key.list == number)
 
 
 def test_what_a_configuration_comes_to() -> None:
@@ -259,6 +300,25 @@ def test_a_lower_ceiling_keeps_the_table() -> None:
 
 
 def random_configuration(random: Random) -> Configuration:
+    """With listeners for whoever is in some groups, or is not."""
+    wanted = random_resources(random)
+    groups = {
+        name: IpGroup(name, tuple(Entry(IPv4Network(f"192.0.{random.randint(0, 5)}.0/24")) for _ in range(2)), id=name)
+        for name in "abc"
+    }
+    listeners = {
+        one.id: replace(
+            one,
+            access=random.choice([*Access]),
+            ip_groups=tuple(random.sample("abc", random.randint(0, 2))),
+            access_enabled=random.random() < 0.8,
+        )
+        for one in wanted.listeners.values()
+    }
+    return replace(wanted, listeners=listeners, ip_groups=groups)
+
+
+def random_resources(random: Random) -> Configuration:
     """Few names and many ways to combine them, so that two of them share some of everything."""
     addresses = [f"10.0.0.{n}" for n in range(11, 15)] + [f"172.16.0.{n}" for n in range(1, 4)]
     pools = {
@@ -283,6 +343,7 @@ def test_nothing_points_at_what_is_not_there_after_any_step(seed: int) -> None:
         state = have
         for step, state in applied(have, diff(have, want)):
             assert dangling(state) == [], step
+            assert strangers(state, have, want) == [], step
         assert state == want
         have = want
 
@@ -312,3 +373,163 @@ def test_a_listeners_connections_end_with_it_but_not_with_a_change_of_its_pool()
     ended = [step.key for step in diff(have, planned(changed, have)) if step.action is Action.END]
 
     assert ended == [ListenerKey(IPv4Address(VIPS[0]), 81, Protocol.TCP)]
+
+
+# Shares of weights
+
+
+def with_weights(algorithm: Algorithm = Algorithm.ROUND_ROBIN, **weights: int) -> Configuration:
+    """One pool; members by a letter and the last byte of their addresses, which is their id."""
+    members = [member(f"10.0.0.{name[1:]}", weight=weight) for name, weight in weights.items()]
+    wanted = configuration({"web": members}, {"web": (0, 80, "web")})
+    ((number, pool),) = wanted.pools.items()
+    named = tuple(replace(one, id=f"m{one.address.packed[3]}") for one in pool.members)
+    return replace(wanted, pools={number: replace(pool, algorithm=algorithm, members=named)})
+
+
+def turns(entries: Entries) -> dict[str, int]:
+    """Of the only pool, by members' addresses."""
+    (pool,) = entries.pools.values()
+    counted = Counter(pool.schedule)
+    return {str(entries.endpoints[number].key.address): counted[index] for index, number in enumerate(pool.members)}
+
+
+def test_a_share_of_none_has_no_turn_and_is_no_member() -> None:
+    wanted = with_weights(m11=3, m12=1)
+
+    assert turns(planned(wanted, shares={"m11": 0})) == {"10.0.0.12": 1}
+    assert [pool.members for pool in planned(wanted, shares={"m11": 0, "m12": 0}).pools.values()] == [()]
+    assert len(planned(wanted, shares={"m11": 0}).endpoints) == 2
+    assert planned(wanted, shares={"m11": 10, "m12": 10, "gone": 3}) == planned(wanted)
+
+
+def test_a_part_of_its_weight() -> None:
+    """In tenths, for all algorithms, and exactly."""
+    shares = {"m11": 3}
+    assert turns(planned(with_weights(m11=3, m12=1), shares=shares)) == {"10.0.0.11": 9, "10.0.0.12": 10}
+    (pool,) = planned(with_weights(Algorithm.LEAST_CONNECTIONS, m11=3, m12=1), shares=shares).pools.values()
+    assert pool.weights == (9, 10)
+    entries = turns(planned(with_weights(Algorithm.SOURCE_IP, m11=3, m12=1), shares=shares))
+    assert abs(entries["10.0.0.11"] - 65_537 * 9 / 19) <= 2
+
+
+def test_other_shares_touch_only_their_pools() -> None:
+    wanted = configuration(
+        {"a": [member("10.0.0.11"), member("10.0.0.12")], "b": [member("10.0.0.12"), member("10.0.0.13")]},
+        {"a": (0, 80, "a"), "b": (0, 81, "b")},
+    )
+    have = planned(wanted)
+    first = next(pool for pool in wanted.pools.values() if pool.name == "a").members[0].id
+    shares = {first: 0}
+    want = weigh(wanted, have, shares, {first})
+    ((step),) = diff(have, want)
+
+    assert (step.action, step.table) == (Action.SET, "pools")
+    assert want == planned(wanted, have, shares=shares)
+    assert weigh(wanted, want, {}, {first}) == have
+    assert weigh(wanted, have, shares, set()) == have
+
+
+def test_what_a_pool_says_goes_with_its_schedule() -> None:
+    wanted = with_weights(Algorithm.SOURCE_IP, m13=2, m12=0, m11=1)
+    pools = {one.id: replace(one, persistence=5) for one in wanted.pools.values()}
+    (pool,) = planned(replace(wanted, pools=pools)).pools.values()
+
+    assert pool.algorithm is Algorithm.SOURCE_IP
+    assert pool.persistence == 300
+    assert len(pool.schedule) == 65_537
+    assert list(pool.members) == sorted(pool.members)
+    assert isinstance(pool, Pool)
+
+
+# Access lists
+
+
+def with_access(**listeners: tuple[Access, str]) -> Configuration:
+    """Listeners by name, with the letters of their groups; "a" has 192.0.2.0/24 and so on."""
+    ports = {name: (0, 80 + index, "web") for index, name in enumerate("xyz")}
+    wanted = configuration({"web": []}, {name: ports[name] for name in listeners})
+    groups = {one: IpGroup(one, (Entry(cidr_of(one)),), id=one) for one in "abcd"}
+    changed = {
+        one.id: replace(one, access=listeners[one.name][0], ip_groups=tuple(listeners[one.name][1]))
+        for one in wanted.listeners.values()
+    }
+    return replace(wanted, listeners=changed, ip_groups=groups)
+
+
+def cidr_of(group: str) -> IPv4Network:
+    return IPv4Network(f"192.0.{ord(group)}.0/24")
+
+
+def lists(entries: Entries) -> dict[int, tuple[int, str]]:
+    """By listeners' ports: the list's id, and the letters of what is on it."""
+    return {
+        key.port: (one.list, "".join(letter for letter in "abcd" if cidr_of(letter) in listed(entries, one.list)))
+        for key, one in entries.listeners.items()
+    }
+
+
+ALLOW, DENY = Access.ALLOW, Access.DENY
+
+
+def test_a_list_is_the_union_of_groups_and_shared_by_those_who_want_the_same() -> None:
+    entries = planned(with_access(x=(ALLOW, "ab"), y=(ALLOW, "ba"), z=(DENY, "ab")))
+    by_port = lists(entries)
+
+    assert by_port[80] == by_port[81]
+    assert by_port[80][1] == by_port[82][1] == "ab"
+    assert by_port[80][0] != by_port[82][0]
+    assert len(entries.access) == 4
+    assert planned(with_access(x=(ALLOW, "ab"), y=(ALLOW, "ba"), z=(DENY, "ab")), entries) == entries
+
+
+def test_no_group_is_for_all_and_an_empty_list_is_a_list() -> None:
+    entries = planned(with_access(x=(ALLOW, "")))
+    assert next(iter(entries.listeners.values())).access is None
+    wanted = with_access(x=(ALLOW, "a"))
+    empty = replace(wanted, ip_groups={"a": IpGroup("a", id="a")})
+    (listener,) = planned(empty).listeners.values()
+    assert (listener.access, listener.list > 0, dict(planned(empty).access)) == (ALLOW, True, {})
+
+
+def test_a_list_changes_in_place_and_gains_before_it_loses() -> None:
+    have = planned(with_access(x=(ALLOW, "ab")))
+    want = planned(with_access(x=(ALLOW, "bc")), have)
+    steps = [(step.action, step.table) for step in diff(have, want) if step.table != "links"]
+
+    assert lists(want)[80] == (lists(have)[80][0], "bc")
+    assert steps == [(Action.SET, "access"), (Action.DELETE, "access")]
+
+
+def test_a_list_of_the_other_kind_is_filled_before_its_listener_turns_to_it() -> None:
+    have = planned(with_access(x=(ALLOW, "ab")))
+    want = planned(with_access(x=(DENY, "bc")), have)
+    steps = [(step.action, step.table) for step in diff(have, want)]
+
+    assert lists(want)[80][0] != lists(have)[80][0]
+    assert steps == [
+        *[(Action.SET, "access")] * 2,
+        (Action.SET, "listeners"),
+        (Action.WAIT, "pools"),
+        *[(Action.DELETE, "access")] * 2,
+    ]
+
+
+def test_listeners_that_part_do_not_change_each_others_list() -> None:
+    have = planned(with_access(x=(ALLOW, "a"), y=(ALLOW, "a")))
+    for wanted in (with_access(x=(ALLOW, "b"), y=(ALLOW, "a")), with_access(x=(ALLOW, "a"), y=(ALLOW, "b"))):
+        want = planned(wanted, have)
+        for _, state in applied(have, diff(have, want)):
+            for key, one in state.listeners.items():
+                assert listed(state, one.list) in (
+                    listed(have, have.listeners[key].list),
+                    listed(want, want.listeners[key].list),
+                )
+
+
+def test_a_listener_that_goes_leaves_its_list_to_no_one() -> None:
+    have = planned(with_access(x=(ALLOW, "a"), y=(DENY, "b")))
+    want = planned(with_access(y=(DENY, "b")), have)
+
+    assert lists(want) == {81: lists(have)[81]}
+    assert {key.list for key in want.access} == {lists(want)[81][0]}

@@ -20,12 +20,14 @@ from ipbackend.datapath.maps import Map, Maps, Memory
 from ipbackend.datapath.tables import ip_from_map, protocol_from_map
 from ipbackend.errors import ConfigurationError, suggestion
 
-_HASH, _ARRAY, _PROG_ARRAY, _PER_CPU_ARRAY, _ARRAY_OF_MAPS = 1, 2, 3, 6, 12
+_HASH, _ARRAY, _PROG_ARRAY, _PER_CPU_ARRAY, _LRU_HASH, _LPM_TRIE, _ARRAY_OF_MAPS = 1, 2, 3, 6, 9, 11, 12
 _TYPES = {
     _HASH: "hash",
     _ARRAY: "array",
     _PROG_ARRAY: "prog_array",
     _PER_CPU_ARRAY: "percpu_array",
+    _LRU_HASH: "lru_hash",
+    _LPM_TRIE: "lpm_trie",
     _ARRAY_OF_MAPS: "array_of_maps",
 }
 
@@ -37,13 +39,15 @@ _KEYS = {
     "flow_index": "bucket",
     "free_slots": "position",
     "listeners_by_addr": "bucket",
-    "pools": "word",
+    "pools": "row",
     "roads": "road",
     "verdicts": "verdict",
 }
 _VALUES = {
+    "access": "listed",
     "free_slots": "slot",
     "roads": "program",
+    "source_dues": "due",
     "verdicts": "packets",
 }
 _PARTS = ("conntrack", "free_slots")  # each endpoint's part of them follows in a row

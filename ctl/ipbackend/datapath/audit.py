@@ -27,8 +27,10 @@ def _differences(maps: Maps) -> list[str]:
     problems = [
         f"flow_index: {count} entries for one slot ({place:#x})" for place, count in indexed.items() if count > 1
     ]
+    open_at = Counter[int]()
     for _, endpoint in maps.directory("endpoints_by_addr").entries():
-        problems += _audit_endpoint(maps, endpoint, indexed)
+        problems += _audit_endpoint(maps, endpoint, indexed, open_at)
+    problems += _audit_listeners(maps, open_at)
     problems += [f"flow_index: an entry for a slot that holds no connection ({place:#x})" for place in indexed]
     return problems
 
@@ -42,11 +44,22 @@ def _entries(index: memoryview) -> Iterator[int]:
             yield from filter(None, memoryview(piece).cast("Q"))
 
 
-def _audit_endpoint(maps: Maps, endpoint: int, indexed: Counter[int]) -> Iterator[str]:
-    """The problems of one endpoint; what it accounts for is taken out of `indexed`."""
+def _audit_listeners(maps: Maps, open_at: Counter[int]) -> Iterator[str]:
+    """The problems of listeners, at which so many connections are open; those of one that is gone count as well."""
+    memory = maps["listener_load"].memory()
+    words = memory.bytes.cast("Q")[maps["listener_load"].leaf.active.offset // 8 :: memory.step // 8]
+    for listener, said in enumerate(words):
+        if said != open_at[listener]:
+            yield f"listener {listener}: active is {said}, all slots hold {open_at[listener]} of its connections"
+
+
+def _audit_endpoint(maps: Maps, endpoint: int, indexed: Counter[int], open_at: Counter[int]) -> Iterator[str]:
+    """The problems of one endpoint; what it accounts for is taken out of `indexed`, and counted in `open_at`."""
     connections, ring = maps.of_endpoint("conntrack", endpoint), maps.of_endpoint("free_slots", endpoint)
     first = maps["endpoints"].memory()[endpoint].first
     phases = [Phase(value) for value in bytes(connections.column("state"))]
+    listeners = connections.bytes.cast("H")[maps["conntrack"].leaf.listener.offset // 2 :: connections.step // 2]
+    open_at.update(listeners[slot] for slot, phase in enumerate(phases) if phase.is_open)
     its_load = maps["load"].memory()[endpoint]
     counts = {
         "active": (its_load.active, sum(phase.is_open for phase in phases)),

@@ -17,7 +17,7 @@ from ipbackend.datapath.layout import FILE, SWEEP_ORDERS, Layouts, describe, fin
 from ipbackend.datapath.maps import PINS, Maps
 from ipbackend.datapath.source import bpf_directory, expand
 from ipbackend.errors import DatapathError, NotRunningError
-from ipbackend.sizing import flow_index_buckets, gateway_slots
+from ipbackend.sizing import flow_index_buckets, gateway_slots, sources
 
 ENTRY, SWEEP = "ipbackend", "ipbackend_sweep"
 ROADS = {road: f"{ENTRY}_{road.name.lower()}" for road in Road}
@@ -44,6 +44,7 @@ class Program:
             "PIN_DIRECTORY": f'"{self._pins}"',
             "FLOW_INDEX_BUCKETS": buckets,
             "SLOTS": gateway_slots(connections),
+            "SOURCES": sources(connections),
             "HZ": timer_frequency(),
         }
         made_of = fingerprint(f"{self._text} {self._macros}")

@@ -134,6 +134,12 @@ class Map:
                 yield _content(key), value
             raw = syscall.next_key(self.fd, raw, size)
 
+    def all_keys(self) -> list[Any]:
+        """The keys of all entries that exist, by few system calls."""
+        size = self.info.key_size
+        raw = syscall.lookup_keys(self.fd, size, self.info.value_size)
+        return [self.key.from_buffer_copy(raw, at) for at in range(0, len(raw), size)]
+
     def values(self) -> Iterator[Any]:
         """The values of all entries that exist."""
         return (value for _, value in self.items())

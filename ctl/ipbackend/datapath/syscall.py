@@ -18,7 +18,8 @@ _libc.syscall.restype = ctypes.c_long
 
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY = 0, 1, 2, 3, 4
 _PROG_LOAD, _OBJ_PIN, _OBJ_GET, _PROG_RUN, _MAP_FD_BY_ID, _OBJ_INFO = 5, 6, 7, 10, 14, 15
-_MAP_UPDATE_BATCH = 26
+_MAP_LOOKUP_BATCH, _MAP_UPDATE_BATCH = 24, 26
+_BATCH = 4096  # entries that are asked for at a time
 
 ARRAY = 2
 F_MMAPABLE = 1 << 10
@@ -87,6 +88,26 @@ def update_batch(fd: int, keys: list[int], values: list[int]) -> None:
     at = ctypes.create_string_buffer(struct.pack(f"{len(keys)}I", *keys))
     what = ctypes.create_string_buffer(struct.pack(f"{len(values)}I", *values))
     _bpf(_MAP_UPDATE_BATCH, struct.pack("QQQQIIQQ", 0, 0, _address(at), _address(what), len(keys), fd, 0, 0))
+
+
+def lookup_keys(fd: int, key_size: int, value_size: int) -> bytes:
+    """The keys of all entries, one behind the other."""
+    keys = ctypes.create_string_buffer(_BATCH * key_size)
+    values = ctypes.create_string_buffer(_BATCH * value_size)
+    place = ctypes.create_string_buffer(key_size)
+    found, begun, left = [], 0, True
+    while left:
+        attributes = ctypes.create_string_buffer(
+            struct.pack("QQQQIIQQ", begun, _address(place), _address(keys), _address(values), _BATCH, fd, 0, 0), 128
+        )
+        try:
+            _call(_MAP_LOOKUP_BATCH, attributes)
+        except FileNotFoundError:
+            left = False
+        (count,) = struct.unpack_from("I", attributes, 32)
+        found.append(keys.raw[: count * key_size])
+        begun = _address(place)
+    return b"".join(found)
 
 
 def delete(fd: int, key: bytes) -> bool:

@@ -1,22 +1,47 @@
 """The controller's maps: what they hold as plan's entries, and the steps of a plan carried out on them."""
 
+import secrets
 import socket
 import struct
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from itertools import groupby, islice
 from typing import Any
 
-from ipbackend.abi import ROLE_SHIFT, SWEEP_SLICE, PoolWord, Role, SweepMode
+from ipbackend import abi
+from ipbackend.abi import (
+    ACCESS_BITS,
+    POOL_WORDS,
+    ROLE_SHIFT,
+    SWEEP_SLICE,
+    WORD_TURNS,
+    PoolWord,
+    Role,
+    SweepMode,
+)
 from ipbackend.datapath import syscall
 from ipbackend.datapath.directory import key_of, parts_of
 from ipbackend.datapath.layout import SWEEP_ORDERS
 from ipbackend.datapath.maps import Map, Maps
-from ipbackend.model import EndpointKey, Gateway, Protocol
-from ipbackend.plan import NO_POOL, Action, Address, Endpoint, Entries, Listener, ListenerKey, NextHop, Pool, Step
+from ipbackend.model import Access, Algorithm, EndpointKey, Gateway, Protocol
+from ipbackend.plan import (
+    NO_POOL,
+    AccessKey,
+    Action,
+    Address,
+    Endpoint,
+    Entries,
+    Listener,
+    ListenerKey,
+    NextHop,
+    Pool,
+    Step,
+)
 
 _BATCH = 256  # pools made at a time: each takes a file descriptor meanwhile
+_LIST_BITS = 32  # of an access list's entry, before the address
+_ENDPOINT_BITS = 16  # of a member's word, below its weight
 _NUMBERS = {Protocol.TCP: socket.IPPROTO_TCP, Protocol.UDP: socket.IPPROTO_UDP}
 _PROTOCOLS = {int(number): protocol for protocol, number in _NUMBERS.items()}
 
@@ -61,6 +86,8 @@ class Tables:
             (Action.SET, "endpoints"): self._set_endpoint,
             (Action.SET, "addresses"): self._set_address,
             (Action.SET, "listeners"): self._set_listener,
+            (Action.SET, "access"): lambda key, _: maps["access"].set(self._access_key(key), 1),
+            (Action.DELETE, "access"): lambda key, _: maps["access"].delete(self._access_key(key)),
             (Action.DELETE, "listeners"): self._delete_listener,
             (Action.DELETE, "addresses"): lambda address, _: self._addresses.delete(key_of(ip_to_map(address))),
             (Action.SET, "endpoint_ids"): lambda key, number: self._endpoint_ids.set(_directory_key(*key), number),
@@ -95,7 +122,7 @@ class Tables:
     def read(self, pools: Collection[int] = ()) -> Entries:
         """What the maps hold now; of pools those that a listener points to, and `pools` where they are there."""
         listeners = {
-            ListenerKey(*_socket_of(key)): Listener(number, value.pool, value.idle_timeout)
+            ListenerKey(*_socket_of(key)): self._listener(number, value)
             for key, number in self._listeners.entries()
             for value in [self._maps["listeners"].memory()[number]]
         }
@@ -104,6 +131,7 @@ class Tables:
                 ip_from_map(parts_of(key)[0]): Address(Role(number >> ROLE_SHIFT), number & (1 << ROLE_SHIFT) - 1)
                 for key, number in self._addresses.entries()
             },
+            access={_access_of(key): True for key in self._maps["access"].all_keys()},
             listeners=listeners,
             pools={
                 number: self._pool(number)
@@ -148,9 +176,29 @@ class Tables:
         inner = self._maps["pools"].inner(number)
         if inner is None:
             return Pool()
-        words = inner.bytes.cast("Q")  # 32-bit words, 8 bytes apart
-        members, turns, start = words[PoolWord.MEMBERS], words[PoolWord.SCHEDULE], int(PoolWord.HEADER)
-        return Pool(tuple(words[start : start + members]), tuple(words[start + members : start + members + turns]))
+        words = inner.bytes.cast("Q")
+        members = words[POOL_WORDS : POOL_WORDS + words[PoolWord.MEMBERS]]
+        turns = inner.bytes.cast("H")[WORD_TURNS * (POOL_WORDS + _whole_rows(len(members))) :]
+        return Pool(
+            tuple(word & (1 << _ENDPOINT_BITS) - 1 for word in members),
+            tuple(word >> _ENDPOINT_BITS for word in members),
+            array("H", turns[: words[PoolWord.TURNS]].tobytes()),
+            Algorithm[abi.Algorithm(words[PoolWord.ALGORITHM]).name],
+            words[PoolWord.PERSISTENCE],
+        )
+
+    def _listener(self, number: int, value: Any) -> Listener:
+        mode = abi.Access(value.access & (1 << ACCESS_BITS) - 1)
+        return Listener(
+            number,
+            value.pool,
+            value.idle_timeout,
+            value.limit,
+            value.rate,
+            value.source_rate,
+            None if mode is abi.Access.ALL else Access[mode.name],
+            value.access >> ACCESS_BITS,
+        )
 
     def _numbers(self) -> list[int]:
         """Of the endpoints that have slots."""
@@ -217,7 +265,16 @@ class Tables:
 
     def _set_listener(self, key: ListenerKey, value: Listener) -> None:
         table = self._maps["listeners"]
-        table.set(value.id, table.leaf(pool=value.pool, idle_timeout=value.idle_timeout))
+        mode = abi.Access[value.access.name] if value.access else abi.Access.ALL
+        row = table.leaf(
+            pool=value.pool,
+            idle_timeout=value.idle_timeout,
+            limit=value.limit,
+            access=value.list << ACCESS_BITS | mode,
+            rate=value.rate,
+            source_rate=value.source_rate,
+        )
+        table.set(value.id, row)
         self._listeners.set(_directory_key(*key), value.id)
 
     def _delete_listener(self, key: ListenerKey, value: Listener) -> None:
@@ -228,6 +285,7 @@ class Tables:
         self._end_orphans()
         for step in steps:
             self._zero(self._maps["listener_counts"], step.value.id)
+            self._maps["listener_load"].memory()[step.value.id].due = 0  # whoever gets the id next has a full bucket
 
     def _end_orphans(self) -> None:
         """All connections whose listener is gone."""
@@ -242,15 +300,16 @@ class Tables:
         fresh = {}
         for step in steps:
             pool: Pool = step.value
-            words = (len(pool.members), len(pool.schedule), 0, 0, *pool.members, *pool.schedule)
-            content = struct.pack(f"{len(words)}Q", *words)  # 32-bit words, 8 bytes apart
-            fresh[step.key] = self._maps["pools"].new_inner(len(words), content)
+            content = _rows_of(pool)
+            fresh[step.key] = self._maps["pools"].new_inner(-(-len(content) // (8 * POOL_WORDS)), content)
         self._maps["pools"].set_inner(fresh)
 
     def _set_endpoint(self, number: int, endpoint: Endpoint) -> None:
         there = self._maps["endpoints"].memory()[number]
+        making = there.making
         if (there.first, there.slots) != (endpoint.first, endpoint.slots):
             self._make_table(number, endpoint)
+            making = secrets.randbits(32)  # no client's address that stayed with this id's last one stays with this
         snat = [ip_to_map(address) for address in endpoint.snat]
         self._maps["endpoints"].set(
             number,
@@ -262,6 +321,7 @@ class Tables:
                 first=endpoint.first,
                 slots=endpoint.slots,
                 snat=tuple(snat + [0] * (4 - len(snat))),
+                making=making,
             ),
         )
         its_load = self._maps["load"].memory()[number]
@@ -280,11 +340,34 @@ class Tables:
         self._maps["load"].set(number, self._maps["load"].leaf())
         self._zero(self._maps["endpoint_counts"], number)
 
+    def _access_key(self, key: AccessKey) -> Any:
+        cidr = key.cidr
+        prefix = _LIST_BITS + cidr.prefixlen
+        return self._maps["access"].key(prefix=prefix, list=key.list, address=ip_to_map(cidr.network_address))
+
     @staticmethod
     def _zero(table: Map, number: int) -> None:
         """Counters start anew for whoever gets the id next."""
         values = table.get(number)
         syscall.update(table.fd, struct.pack("I", number), b"".join(bytes(type(value)()) for value in values))
+
+
+def _whole_rows(words: int) -> int:
+    return -(-words // POOL_WORDS) * POOL_WORDS
+
+
+def _rows_of(pool: Pool) -> bytes:
+    """What the inner array of a pool begins with; two rows at least, as one of a single row counts as none."""
+    algorithm = abi.Algorithm[pool.algorithm.name]
+    members = [weight << _ENDPOINT_BITS | endpoint for endpoint, weight in zip(pool.members, pool.weights, strict=True)]
+    header = (len(members), len(pool.schedule), algorithm, pool.persistence)
+    words = _whole_rows(len(members)) or POOL_WORDS
+    head, body = struct.pack(f"{POOL_WORDS}Q", *header, *[0] * (POOL_WORDS - len(header))), array("Q", members)
+    return head + body.tobytes().ljust(8 * words, b"\0") + pool.schedule.tobytes()
+
+
+def _access_of(key: Any) -> AccessKey:
+    return AccessKey(key.list, IPv4Network((ip_from_map(key.address), key.prefix - _LIST_BITS)))
 
 
 def batched(steps: Iterable[Step], size: int) -> Iterator[list[Step]]:
