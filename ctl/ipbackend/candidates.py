@@ -1,20 +1,29 @@
-"""Which member of a pool would take a connection, in the steps and the order of bpf/schedule.h. No I/O.
+"""Which member of a pool would take a connection, in the steps and the order of bpf/schedule.h. No I/O."""
 
-Where the program draws a random number, or only the cursor's next position is known, all that it may choose are told.
-"""
-
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
 from typing import NamedTuple
 
 from ipbackend.abi import Verdict
-from ipbackend.frame import Ending
+from ipbackend.frame import Ending, Tuple
+from ipbackend.model import Algorithm
 from ipbackend.plan import Pool
 from ipbackend.reader import Load, Reader
 
-DRAWS = 16  # as in schedule.h, held equal by a test
+DRAWS = 16  # as in schedule.h, and the next three: held equal by a test
+SPREAD, NEXT_DRAW, TIE_BITS = 0xD6E8FEB86659FD93, 0x9E3779B97F4A7C15, 16
+_WORD = (1 << 64) - 1
+_HOW = {
+    Algorithm.ROUND_ROBIN: "weighted round robin",
+    Algorithm.LEAST_CONNECTIONS: "the fewest connections for its weight",
+    Algorithm.SOURCE_IP: "by the client's address",
+    Algorithm.SOURCE_IP_PORT: "by both addresses and ports",
+}
 
 
 class Candidate(NamedTuple):
-    """A member in the order in which they are looked at; `takes` it, or why not."""
+    """A member in the order of preference; `takes` the connection, or why not."""
 
     member: str
     takes: bool
@@ -22,43 +31,114 @@ class Candidate(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """`endpoints`: who takes it, or one of whom; none where it ends there."""
+    """`endpoint` takes it, 0 where it ends; `how` it was chosen, a line each."""
 
-    endpoints: tuple[int, ...]
+    endpoint: int
     candidates: list[Candidate]
-    how: str
+    how: list[tuple[str, str]]
     ending: Ending | None = None
 
 
-def choose(reader: Reader, number: int) -> Choice:
+@dataclass
+class _Draw:
+    """A pool that is being chosen from; `seed` is the client's hash, or the turn's."""
+
+    reader: Reader
+    pool: Pool
+    seed: int
+
+    def rank(self, index: int) -> tuple[Fraction, int]:
+        """By load: connections for each part of its weight; by source: a number drawn from both, for its weight."""
+        endpoint = self.pool.members[index]
+        drawn = spread((self.seed ^ endpoint) * NEXT_DRAW)
+        amount = drawn >> 40 if self.pool.by_source else self.reader.load(endpoint).active
+        return Fraction(amount, self.pool.weights[index]), drawn & (1 << TIE_BITS) - 1
+
+    def has_room(self, index: int) -> bool:
+        """For one connection more."""
+        return self.reader.load(self.pool.members[index]).has_room
+
+
+def spread(number: int) -> int:
+    """The bits of a 64-bit number, over all of them."""
+    number &= _WORD
+    number ^= number >> 32
+    number = number * SPREAD & _WORD
+    return number ^ number >> 32
+
+
+def source_hash(client: Tuple, algorithm: Algorithm) -> int:
+    """What a client is known by: its address, or all that tells its connection from others."""
+    address, vip = (int.from_bytes(one.packed, "little") for one in (client.client, client.vip))
+    sport, dport = (int.from_bytes(port.to_bytes(2, "big"), "little") for port in (client.client_port, client.vip_port))
+    if algorithm is not Algorithm.SOURCE_IP_PORT:
+        return spread(spread(address))
+    return spread(spread(address | vip << 32) ^ (client.protocol << 32 | sport << 16 | dport))
+
+
+def choose(reader: Reader, number: int, client: Tuple) -> Choice:
     """Of a pool, by the number that its listener has for it."""
     pool = reader.pool(number)
     if not pool.members or not pool.schedule:
-        ending = Ending(Verdict.REJECT_NO_MEMBER, "it has no member with a weight")
-        return Choice((), [], "no members", ending)
-    return _by_turns(reader, number, pool)
+        ending = Ending(Verdict.REJECT_NO_MEMBER, "it has no member that gets new connections")
+        return Choice(0, [], [("pool", "no members")], ending)
+    how = [("pool", f"{len(pool.members):,} members, {_HOW[pool.algorithm]}")]
+    home = _home(reader, number, pool, client, how)
+    if home and reader.load(home).has_room:
+        return Choice(home, [_candidate(reader, home)], how)
+    draw = _Draw(reader, pool, source_hash(client, pool.algorithm))
+    looked = list(_in_order(draw, reader.turn(number), how))
+    endpoints = [pool.members[index] for index in dict.fromkeys(looked)]
+    taking = next((index for index in looked if draw.has_room(index)), None)
+    candidates = [_candidate(reader, endpoint) for endpoint in endpoints]
+    if taking is None:
+        return Choice(0, candidates, how, _refusal(reader.load(endpoint) for endpoint in endpoints))
+    return Choice(pool.members[taking], candidates, how)
 
 
-def _by_turns(reader: Reader, number: int, pool: Pool) -> Choice:
-    """Weighted round robin: a full member's turn is used up; when a while of turns finds no one, all are looked at."""
-    turn, length = reader.turn(number), len(pool.schedule)
-    drawn = [pool.members[pool.schedule[(turn + n) % length]] for n in range(min(DRAWS, length))]
-    how = f"weighted round robin of {len(pool.members)} members, turn {turn % length + 1} of {length} is next"
-    looked: list[int] = []
-    for endpoint in dict.fromkeys(drawn):
-        looked.append(endpoint)
-        if reader.load(endpoint).has_room:
-            return Choice((endpoint,), [_candidate(reader, one) for one in looked], how)
-    looked += [endpoint for endpoint in dict.fromkeys(pool.members) if endpoint not in looked]
-    free = tuple(endpoint for endpoint in looked if reader.load(endpoint).has_room)
-    candidates = [_candidate(reader, one) for one in looked]
-    if free:
-        return Choice(free, candidates, f"{how}; the next {len(drawn)} turns are of full members, so by chance")
-    return Choice((), candidates, how, _refusal([reader.load(endpoint) for endpoint in looked]))
+def _home(reader: Reader, number: int, pool: Pool, client: Tuple, how: list[tuple[str, str]]) -> int:
+    """The member that the client's address stays with, or 0."""
+    if not pool.persistence:
+        return 0
+    endpoint = reader.stay(number, client.client, pool.persistence)
+    if endpoint not in pool.members:
+        how.append(("persistence", f"{client.client} stays with none yet: it will with whoever takes this connection"))
+        return 0
+    room = "" if reader.load(endpoint).has_room else ", which has no room: another one takes this connection"
+    how.append(("persistence", f"{client.client} stays with {reader.endpoint(endpoint)}{room}"))
+    return endpoint
 
 
-def _refusal(loads: list[Load]) -> Ending:
+def _in_order(draw: _Draw, turn: int, how: list[tuple[str, str]]) -> Iterator[int]:
+    """Members, by index, in the order in which they are preferred, some again; all after the last one with room."""
+    pool = draw.pool
+    least = pool.algorithm is Algorithm.LEAST_CONNECTIONS
+    drawn = list(_turns(draw, turn, 1 if least else DRAWS))
+    if not least:
+        with_room = next((place for place, index in enumerate(drawn) if draw.has_room(index)), None)
+        if with_room is not None:
+            yield from drawn[: with_room + 1]
+            return
+        how.append(("pool", f"the next {len(drawn)} turns are of members without room: all are looked at, by load"))
+    if not pool.by_source:
+        draw.seed = (turn + len(drawn) - 1) * SPREAD & _WORD
+    first = drawn[0] if least and draw.has_room(drawn[0]) else None
+    ranks = {index: draw.rank(index) for index in range(len(pool.members))}
+    if first is not None:
+        ranks[first] = (ranks[first][0], 0)
+    yield from sorted(ranks, key=lambda index: (*ranks[index], index != first, index))
+
+
+def _turns(draw: _Draw, turn: int, count: int) -> Iterator[int]:
+    at = draw.seed
+    for number in range(count):
+        at = spread(at + NEXT_DRAW) if draw.pool.by_source else turn + number
+        yield draw.pool.schedule[at % len(draw.pool.schedule)]
+
+
+def _refusal(loads: Iterable[Load]) -> Ending:
     """Why no member of a pool takes it."""
+    loads = list(loads)
     if not any(load.ceiling for load in loads):
         return Ending(Verdict.REJECT_NO_MEMBER, "no member can be reached: no next hop is known")
     if any(load.active < load.ceiling for load in loads):

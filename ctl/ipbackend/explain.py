@@ -1,7 +1,7 @@
 """What the data plane would do with a packet, step by step and why, told from its own maps. Nothing moves by it.
 
-It takes the roads of bpf/: parse.h, forward.h, uncommon.h, open.h, icmp.h, reject.h. What the program leaves to chance
-(a member when many are full, an answer when a CPU has sent many) is told as several outcomes. No I/O.
+It takes the roads of bpf/: parse.h, forward.h, uncommon.h, open.h, limits.h, icmp.h, reject.h. What hangs on the CPU
+or on a moment (an ICMP error when some CPUs have sent many, a rate just used up) is told as several outcomes. No I/O.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,15 +12,17 @@ from socket import IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP
 from typing import NamedTuple, Protocol
 
 from ipbackend import frame as frames
-from ipbackend.abi import Phase, Role, Verdict
+from ipbackend.abi import RATE_SECOND, Phase, Role, Verdict
 from ipbackend.candidates import Candidate, choose
 from ipbackend.frame import RST, Ending, Packet, Tuple
+from ipbackend.model import Access
 from ipbackend.plan import Address, Listener
 from ipbackend.reader import NOWHERE, Bucket, Connection, Endpoint, Reader
 from ipbackend.sizing import FIRST_SNAT_PORT
 from ipbackend.verdicts import MEANINGS
 
 SLOT_TRIES, RING_TRIES = 4, 64  # as in open.h and slots.h, held equal by a test
+_NAMED = 12  # members that are told one by one
 _OPEN_TO_ALL = (0, 127)  # first bytes of addresses that no single host has, beside those from 224 on
 
 
@@ -255,22 +257,57 @@ class _Walk:
         return self._open(packet, listener, buckets)
 
     def _open(self, packet: Packet, listener: Listener, buckets: tuple[Bucket, Bucket]) -> list[Outcome]:
-        choice = choose(self._reader, listener.pool)
+        maybe: list[Outcome] = []
+        for step, ending, sure in self._limits(packet, listener):
+            if sure:
+                return maybe + self._ends(step, ending, packet)
+            self._say(step, f"about to be used up: it may be that {ending.why}")
+            maybe.append(self._outcome(ending.verdict))
+        choice = choose(self._reader, listener.pool, packet.tuple)
         self.told.candidates = choice.candidates
-        self._say("pool", f"{self._names.pool(listener.pool)}: {choice.how}")
-        for number, one in enumerate(choice.candidates, 1):
+        name = self._names.pool(listener.pool)
+        for step, what in choice.how:
+            self._say(step, f"{name}: {what}" if step == "pool" else what)
+        for number, one in enumerate(choice.candidates[:_NAMED], 1):
             self._say(f"member {number}", f"{one.member} {one.why}")
+        if len(choice.candidates) > _NAMED:
+            self._say("members", f"{len(choice.candidates) - _NAMED:,} more, less preferred")
         if choice.ending:
-            return self._ends("member", choice.ending, packet)
-        if len(choice.endpoints) == 1:
-            return self._take(packet, choice.endpoints[0], buckets)
-        said, outcomes = self.told.steps, list[Outcome]()
-        for endpoint in choice.endpoints:
-            self.told.steps = []
-            outcomes += self._take(packet, endpoint, buckets)
-        self.told.steps = said
-        self._say("member", f"one of the {len(choice.endpoints):,} that have room")
-        return outcomes
+            return maybe + self._ends("member", choice.ending, packet)
+        return maybe + self._take(packet, choice.endpoint, buckets)
+
+    def _limits(self, packet: Packet, listener: Listener) -> Iterator[tuple[str, Ending, bool]]:
+        """Where a listener does not take one connection more, and whether that is sure; what it has is said."""
+        if listener.access is not None:
+            listed = self._reader.is_listed(listener.list, packet.source)
+            what = f"{packet.source} is {'' if listed else 'not '}on its {listener.access.value} list"
+            if listed is (listener.access is Access.DENY):
+                yield "access", Ending(Verdict.DROP_ACCESS, what), True
+            self._say("access", what)
+        if listener.source_rate:
+            due = self._reader.source_due(listener.id, packet.source)
+            why = f"{packet.source} has opened as many a second as one client may, {listener.source_rate:,}"
+            yield from self._rate("client rate", due, listener.source_rate, Ending(Verdict.DROP_SOURCE_RATE, why))
+        load = self._reader.listener_load(listener.id)
+        if listener.limit:
+            what = f"{load.active:,} of {listener.limit:,} connections of this listener"
+            if load.active >= listener.limit:
+                yield "limit", Ending(Verdict.REJECT_LISTENER_FULL, what), True
+            self._say("limit", what)
+        if listener.rate:
+            why = f"all clients together have opened as many a second as they may, {listener.rate:,}"
+            yield from self._rate("rate", load.due, listener.rate, Ending(Verdict.DROP_LISTENER_RATE, why))
+
+    def _rate(self, step: str, due: int, rate: int, ending: Ending) -> Iterator[tuple[str, Ending, bool]]:
+        """A bucket that holds a second's worth of tokens."""
+        interval = -(-RATE_SECOND // rate)
+        at = self._reader.rate_now()
+        out = {max(due - one, 0) > (rate - 1) * interval for one in at}
+        if True in out:
+            yield step, ending, out == {True}
+        else:
+            left = min(rate - -(-max(due - at[0], 0) // interval), rate)
+            self._say(step, f"{left:,} of {rate:,} new connections are left for this second")
 
     def _take(self, packet: Packet, number: int, buckets: tuple[Bucket, Bucket]) -> list[Outcome]:
         """The slot that would be taken of this endpoint, and on from there."""

@@ -59,6 +59,13 @@ class Datagram(NamedTuple):
     header: int
 
 
+class ListenerLoad(NamedTuple):
+    """Open connections of a listener; `due` is when its next new one would come if all came evenly, as rates go."""
+
+    active: int
+    due: int
+
+
 class Bucket(NamedTuple):
     """One of the flow index: its number, its free entries, and the slots under the tag that was sought."""
 
@@ -75,6 +82,18 @@ class Reader(Protocol):
 
     def listener(self, vip: IPv4Address, port: int, protocol: int) -> Listener | None:
         """Who listens there."""
+
+    def listener_load(self, number: int) -> ListenerLoad:
+        """What is open at a listener."""
+
+    def is_listed(self, access: int, client: IPv4Address) -> bool:
+        """Whether an access list, by its id, has a client."""
+
+    def source_due(self, listener: int, client: IPv4Address) -> int:
+        """As a listener's `due`, of one client; 0 of one that is not known."""
+
+    def rate_now(self) -> tuple[int, int]:
+        """What time it is as rates go: no earlier and no later than these."""
 
     def endpoint_of(self, address: IPv4Address, port: int, protocol: int) -> int:
         """The endpoint's id, or 0."""
@@ -93,6 +112,9 @@ class Reader(Protocol):
 
     def turn(self, pool: int) -> int:
         """How many turns of a pool's schedule are used up."""
+
+    def stay(self, pool: int, client: IPv4Address, seconds: int) -> int:
+        """The endpoint that a client stayed with not longer ago, if it is still the same one; else 0."""
 
     def next_hop(self, number: int) -> NextHop:
         """Where packets to members go."""

@@ -6,7 +6,8 @@ It draws; it judges nothing. Everything comes from the one generator that it is 
 from __future__ import annotations
 
 import struct
-from ipaddress import IPv4Address
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
 from random import Random
 from typing import Any
 
@@ -14,7 +15,14 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
+from ipbackend.abi import RATE_SECOND
+from ipbackend.config import parse
+from ipbackend.configuration import Configuration
+from ipbackend.datapath import syscall
+from ipbackend.datapath.lookup import Lookup
 from ipbackend.datapath.maps import Maps
+from ipbackend.datapath.tables import ip_to_map
+from ipbackend.model import Access, Algorithm, Entry, IpGroup
 from tests.packet import cast
 from tests.packet.cast import Flow, built, from_client, from_member, icmp
 from tests.packet.conftest import Dataplane
@@ -31,10 +39,37 @@ OPTIONS = (
     b"\x07\x03\x04\x00",
     b"\x44\x01\x00\x00",
 )
+PEERED = IPv4Network("172.16.0.0/16")  # where they live
 MOST_FLOWS = 40
+RATE = 1_000_000  # a second: never used up here, unless that is written down
 
 
-def configuration(random: Random) -> str:
+def configuration(random: Random) -> Configuration:
+    """Listeners and pools with all that they may demand, and choose by."""
+    wanted = parse(written(random), "test")
+    groups = {"some": ("203.0.113.7/32", "198.51.100.0/24"), "more": ("203.0.113.0/29",), "none": ()}
+    made = {
+        name: IpGroup(name, tuple(Entry(IPv4Network(one)) for one in some), id=name) for name, some in groups.items()
+    }
+    pools = {
+        one.id: replace(one, algorithm=random.choice(list(Algorithm)), persistence=random.choice((None, 1)))
+        for one in wanted.pools.values()
+    }
+    listeners = {
+        one.id: replace(
+            one,
+            max_connections=random.choice((0,) * 6 + (2, 5)),
+            cps=random.choice((0, 0, 0, RATE)),
+            source_cps=random.choice((0, 0, 0, RATE)),
+            access=random.choice(list(Access)),
+            ip_groups=random.choice(((),) * 6 + (("some",), ("more", "some"), ("none",))),
+        )
+        for one in wanted.listeners.values()
+    }
+    return replace(wanted, pools=pools, listeners=listeners, ip_groups=made)
+
+
+def written(random: Random) -> str:
     """Listeners with few members, with many, with one, with none, and with no pool at all."""
     near = [member("10.0.0.11", 8080, random), member("10.0.0.12", 8080, random), member("192.168.50.10", 8080, random)]
     pools = {
@@ -75,19 +110,35 @@ def unsettle(dataplane: Dataplane, random: Random) -> None:
 
 
 def limit(dataplane: Dataplane, random: Random) -> None:
-    """Budgets of handshakes below some ceilings."""
-    for number in dataplane.entries.endpoints:
-        dataplane.maps["load"].memory()[number].half_open_limit = random.choice((1, 1, 2, 4))
+    """Budgets of handshakes below some ceilings, most of many members lost; rates used up for long, or not at all."""
+    limits, lost = random.choice(((1,), (1, 2, 4), (4,))), random.choice((0.0, 0.9))
+    for number, endpoint in dataplane.entries.endpoints.items():
+        load = dataplane.maps["load"].memory()[number]
+        load.half_open_limit = random.choice(limits)
+        if endpoint.key.address in PEERED and random.random() < lost:
+            load.ceiling = 0
+    later = Lookup(dataplane.maps).rate_now()[1] + 100 * RATE_SECOND
+    dues = dataplane.maps["source_dues"]
+    for listener in dataplane.entries.listeners.values():
+        dataplane.maps["listener_load"].memory()[listener.id].due = random.choice((0,) * 6 + (later,))
+        for client in CLIENTS:
+            key = dues.key(number=listener.id, client=ip_to_map(IPv4Address(client)))
+            syscall.update(dues.fd, bytes(key), struct.pack("Q", random.choice((0,) * 6 + (later,))))
 
 
 def age(dataplane: Dataplane, random: Random) -> None:
-    """Some connections were silent for long; the next sweep sees."""
+    """Some connections were silent for long, which the next sweep sees; some clients were not heard of."""
     clock = dataplane.maps.clock
     for number in dataplane.entries.endpoints:
         connections = dataplane.maps.of_endpoint("conntrack", number)
         for slot, phase in enumerate(bytes(connections.column("state"))):
             if phase and random.random() < 0.4:
                 connections[slot].last_seen = (clock.now() - clock.ticks(1000)) % 2**32
+    stays = dataplane.maps["stays"]
+    for key, row in list(stays.items()):
+        if random.random() < 0.2:
+            row.seen = (clock.now() - clock.ticks(70)) % 2**32
+            syscall.update(stays.fd, bytes(key), bytes(row))
 
 
 class Travellers:
@@ -222,8 +273,6 @@ class Travellers:
 
 def exhaust_errors(maps: Maps, cpus: list[bool]) -> None:
     """Have CPUs, in their order, have sent all the ICMP errors that they may, or none."""
-    from ipbackend.datapath import syscall
-
     rows = maps["answers"].get(0)
     for row, exhausted in zip(rows, cpus, strict=False):
         row.next_error = 2**62 if exhausted else 0

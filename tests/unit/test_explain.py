@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from dataclasses import replace
 from ipaddress import IPv4Address
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from ipbackend.datapath import lookup
 from ipbackend.datapath.flow_index import buckets_of, hash_of
 from ipbackend.datapath.source import bpf_directory
 from ipbackend.frame import ACK, SYN, Packet, Tuple, build
+from ipbackend.model import Algorithm
 from ipbackend.plan import Pool
 from ipbackend.reader import Endpoint, Load
 from tests.unit.serving import OURS, Client, refused
@@ -26,25 +28,31 @@ WEB = Tuple(CLIENT, 40_000, VIP, 80, 6)
 ROOM, FULL, SHAKING, LOST = Load(1, 0, 5, 5), Load(5, 0, 5, 5), Load(2, 2, 5, 2), Load(0, 0, 0, 5)
 
 
-def reader(pool: Pool, turn: int, *loads: Load) -> Any:
-    """A pool whose members are endpoints 1, 2, …"""
+def reader(*loads: Load, turn: int = 0, stay: int = 0, **pool: Any) -> Any:
+    """A pool whose members are endpoints 1, 2, …, all of weight 1 and in turn unless said."""
+    members = tuple(range(1, len(loads) + 1))
+    given = {"weights": (1,) * len(loads), "schedule": array("H", range(len(loads)))} | pool
     return SimpleNamespace(
-        pool=lambda _: pool,
+        pool=lambda _: Pool(members, **given),
         turn=lambda _: turn,
         load=lambda number: loads[number - 1],
         endpoint=lambda number: Endpoint(IPv4Address(f"10.0.0.{number}"), 80, 1, 64, 128, ()),
+        stay=lambda *_: stay,
     )
 
 
 def constant(file: str, name: str) -> int:
-    (value,) = re.findall(rf"#define {name} (\d+)", (bpf_directory() / file).read_text())
-    return int(value)
+    (value,) = re.findall(rf"#define {name} (\w+)", (bpf_directory() / file).read_text())
+    return int(value.rstrip("UL"), 0)
 
 
 @pytest.mark.parametrize(
     ("file", "name", "ours"),
     [
         ("schedule.h", "DRAWS", candidates.DRAWS),
+        ("schedule.h", "SPREAD", candidates.SPREAD),
+        ("schedule.h", "NEXT_DRAW", candidates.NEXT_DRAW),
+        ("schedule.h", "TIE_BITS", candidates.TIE_BITS),
         ("open.h", "SLOT_TRIES", explain.SLOT_TRIES),
         ("slots.h", "RING_TRIES", explain.RING_TRIES),
         ("icmp.h", "CHECKED_ICMP", frame.CHECKED),
@@ -56,17 +64,20 @@ def test_what_is_repeated_of_the_program_is_what_stands_there(file: str, name: s
     assert constant(file, name) == ours
 
 
-def test_whoever_s_turn_it_is_takes_it() -> None:
-    found = choose(reader(Pool((1, 2), (0, 1)), 3, ROOM, ROOM), 1)
+def chosen(having: Any) -> tuple[int, list[str], list[str]]:
+    """Who takes it, who was looked at, and how."""
+    found = choose(having, 1, WEB)
+    return found.endpoint, [one.member.split(":")[0] for one in found.candidates], [what for _, what in found.how]
 
-    assert (found.endpoints, [one.member for one in found.candidates]) == ((2,), ["10.0.0.2:80"])
-    assert "turn 2 of 2 is next" in found.how
+
+def test_whoever_s_turn_it_is_takes_it() -> None:
+    assert chosen(reader(ROOM, ROOM, turn=3)) == (2, ["10.0.0.2"], ["2 members, weighted round robin"])
 
 
 def test_full_members_are_passed_over_in_their_order() -> None:
-    found = choose(reader(Pool((1, 2, 3), (0, 0, 1, 2)), 0, FULL, SHAKING, ROOM), 1)
+    found = choose(reader(FULL, SHAKING, ROOM, schedule=array("H", [0, 0, 1, 2])), 1, WEB)
 
-    assert found.endpoints == (3,)
+    assert found.endpoint == 3
     assert [(one.takes, one.why) for one in found.candidates] == [
         (False, "passed over: full, 5 of 5 connections"),
         (False, "passed over: 2 of 2 handshakes are under way"),
@@ -74,14 +85,44 @@ def test_full_members_are_passed_over_in_their_order() -> None:
     ]
 
 
-def test_behind_a_row_of_full_members_it_is_one_of_those_with_room() -> None:
-    members = tuple(range(1, 31))
-    loads = [FULL] * 28 + [ROOM, ROOM]
+def test_behind_a_row_of_full_members_it_is_the_least_loaded_of_all() -> None:
+    endpoint, looked, how = chosen(reader(*[FULL] * 28, Load(2, 0, 5, 5), ROOM))
 
-    found = choose(reader(Pool(members, tuple(range(30))), 0, *loads), 1)
+    assert (endpoint, len(looked), looked[0]) == (30, 30, "10.0.0.30")
+    assert "all are looked at, by load" in how[1]
 
-    assert (found.endpoints, len(found.candidates)) == ((29, 30), 30)
-    assert found.how.endswith("so by chance")
+
+def test_the_fewest_connections_for_its_weight() -> None:
+    loads = (Load(4, 0, 9, 9), Load(6, 0, 9, 9), Load(3, 0, 9, 9))
+    least = {"algorithm": Algorithm.LEAST_CONNECTIONS, "weights": (2, 4, 1)}
+
+    assert chosen(reader(*loads, **least))[:2] == (2, ["10.0.0.2", "10.0.0.1", "10.0.0.3"])
+
+
+def test_of_equals_it_is_the_one_whose_turn_it_is() -> None:
+    for turn in range(3):
+        having = reader(ROOM, ROOM, ROOM, turn=turn, algorithm=Algorithm.LEAST_CONNECTIONS)
+        assert chosen(having)[0] == turn + 1
+
+
+def test_a_client_comes_to_the_same_member_each_time() -> None:
+    having = reader(*[ROOM] * 5, algorithm=Algorithm.SOURCE_IP)
+    elsewhere = WEB._replace(client_port=1, vip_port=2)
+
+    assert {choose(having, 1, one).endpoint for one in (WEB, elsewhere)} == {chosen(having)[0]}
+    by_port = reader(*[ROOM] * 5, algorithm=Algorithm.SOURCE_IP_PORT)
+    assert len({choose(by_port, 1, WEB._replace(client_port=port)).endpoint for port in range(1, 60)}) == 5
+
+
+def test_a_client_stays_with_its_member_while_that_has_room() -> None:
+    home, _, how = chosen(reader(ROOM, ROOM, stay=2, persistence=60))
+    assert (home, how[1]) == (2, "203.0.113.7 stays with 10.0.0.2:80")
+
+    other, _, how = chosen(reader(ROOM, FULL, stay=2, persistence=60))
+    assert (other, "another one takes this connection" in how[1]) == (1, True)
+
+    gone, _, how = chosen(reader(ROOM, stay=9, persistence=60))
+    assert (gone, "stays with none yet" in how[1]) == (1, True)
 
 
 @pytest.mark.parametrize(
@@ -92,16 +133,18 @@ def test_behind_a_row_of_full_members_it_is_one_of_those_with_room() -> None:
         ((FULL, SHAKING), Verdict.DROP_HALF_OPEN),
     ],
 )
-def test_why_none_takes_it(loads: tuple[Load, ...], verdict: Verdict) -> None:
-    found = choose(reader(Pool((1, 2), (0, 1)), 0, *loads), 1)
+@pytest.mark.parametrize("algorithm", Algorithm)
+def test_why_none_takes_it(loads: tuple[Load, ...], verdict: Verdict, algorithm: Algorithm) -> None:
+    found = choose(reader(*loads, algorithm=algorithm), 1, WEB)
 
-    assert found.endpoints == ()
+    assert found.endpoint == 0
+    assert len(found.candidates) == 2
     assert found.ending is not None
     assert found.ending.verdict is verdict
 
 
 def test_a_pool_without_members() -> None:
-    ending = choose(reader(Pool(), 0), 1).ending
+    ending = choose(reader(), 1, WEB).ending
 
     assert ending is not None
     assert ending.verdict is Verdict.REJECT_NO_MEMBER

@@ -7,15 +7,17 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address
 from typing import Any
 
-from ipbackend.abi import ROLE_SHIFT, Phase, PoolWord, Role
+from ipbackend.abi import RATE_SECOND, ROLE_SHIFT, TICK_SHIFT, Phase, Role
 from ipbackend.datapath.directory import key_of
 from ipbackend.datapath.flow_index import buckets_of, hash_of
 from ipbackend.datapath.maps import Maps
-from ipbackend.datapath.tables import ip_from_map, ip_to_map
+from ipbackend.datapath.tables import Tables, ip_from_map, ip_to_map
 from ipbackend.frame import Packet, Tuple
 from ipbackend.plan import Address, Listener, NextHop, Pool
-from ipbackend.reader import Bucket, Connection, Datagram, Endpoint, Load
+from ipbackend.reader import Bucket, Connection, Datagram, Endpoint, ListenerLoad, Load
 
+_READ_ONLY = -1  # in place of the sweep program
+_LIST_BITS = 32  # of an access list's key, before the address
 _COARSE_CLOCK = 6  # CLOCK_MONOTONIC_COARSE, which the program asks
 ERROR_BURST = 10**9  # nanoseconds' worth of errors: as in reject.h, held equal by a test
 FRAGMENT_LIFE = 30  # seconds
@@ -26,6 +28,7 @@ class Lookup:
 
     def __init__(self, maps: Maps) -> None:
         self._maps = maps
+        self._tables = Tables(maps, _READ_ONLY)
         self._settings = maps["gateway"].memory()[0]
         self._index = maps["flow_index"].memory()
         self._directories = {
@@ -40,8 +43,30 @@ class Lookup:
     def listener(self, vip: IPv4Address, port: int, protocol: int) -> Listener | None:
         """Who listens there."""
         number = self._number("listeners_by_addr", vip, port, protocol)
-        row = self._maps["listeners"].memory()[number]
-        return Listener(number, row.pool, row.idle_timeout) if number else None
+        return self._tables.listener(number) if number else None
+
+    def listener_load(self, number: int) -> ListenerLoad:
+        """What is open at a listener."""
+        row = self._maps["listener_load"].memory()[number]
+        return ListenerLoad(row.active, row.due)
+
+    def is_listed(self, access: int, client: IPv4Address) -> bool:
+        """Whether an access list, by its id, has a client."""
+        table = self._maps["access"]
+        key = table.key(prefix=_LIST_BITS + client.max_prefixlen, list=access, address=ip_to_map(client))
+        return table.get(key) is not None
+
+    def source_due(self, listener: int, client: IPv4Address) -> int:
+        """As a listener's `due`, of one client; 0 of one that is not known."""
+        table = self._maps["source_dues"]
+        return table.get(table.key(number=listener, client=ip_to_map(client))) or 0
+
+    def rate_now(self) -> tuple[int, int]:
+        """What time it is as rates go: ticks are known to some jiffies, of which they are counted."""
+        since = time.monotonic_ns() - self._settings.epoch
+        jiffy, unsure = RATE_SECOND // self._settings.hz, 2 << TICK_SHIFT
+        jiffies = since * self._settings.hz // 10**9
+        return (jiffies - unsure) * jiffy, (jiffies + unsure) * jiffy
 
     def endpoint_of(self, address: IPv4Address, port: int, protocol: int) -> int:
         """The endpoint's id, or 0."""
@@ -66,17 +91,21 @@ class Lookup:
 
     def pool(self, number: int) -> Pool:
         """Its members and turns; of one that is not there, none."""
-        inner = self._maps["pools"].inner(number)
-        if inner is None:
-            return Pool()
-        words = inner.bytes.cast("Q")  # 32-bit words, 8 bytes apart
-        members, turns, start = words[PoolWord.MEMBERS], words[PoolWord.SCHEDULE], int(PoolWord.HEADER)
-        return Pool(tuple(words[start : start + members]), tuple(words[start + members : start + members + turns]))
+        return self._tables.pool(number)
 
     def turn(self, pool: int) -> int:
         """How many turns of a pool's schedule are used up."""
         position: int = self._maps["cursors"].memory()[pool].position
         return position
+
+    def stay(self, pool: int, client: IPv4Address, seconds: int) -> int:
+        """The endpoint that a client stayed with not longer ago, if it is still the same one; else 0."""
+        table = self._maps["stays"]
+        row = table.get(table.key(number=pool, client=ip_to_map(client)))
+        if row is None or self._maps.clock.seconds_since(row.seen) > seconds:
+            return 0
+        number: int = row.endpoint
+        return number if self._maps["endpoints"].memory()[number].making == row.making else 0
 
     def next_hop(self, number: int) -> NextHop:
         """Where packets to members go."""
