@@ -20,19 +20,21 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Dot1Q, Ether
 
 from ipbackend import frame
-from ipbackend.abi import Phase, SweepMode, Verdict
+from ipbackend.abi import RATE_SECOND, Phase, SweepMode, Verdict
 from ipbackend.datapath import syscall
 from ipbackend.datapath.lookup import Lookup
 from ipbackend.explain import Explanation, Outcome, explain
 from ipbackend.frame import Packet, Tuple
 from ipbackend.schedule import maglev
 from tests.packet import cast
+from tests.packet.choices import chosen_by, demanding, member
 from tests.packet.conftest import Dataplane, start_over
 from tests.packet.travellers import Travellers, age, configuration, exhaust_errors, limit, unsettle
 
 FRAMES = int(os.environ.get("EXPLAINED", "6000"))
 ROUND = 250  # frames in one configuration
 SLOTS = 6  # of a table, so few that each is used again
+POOLS = 8  # no more are ever in use at once
 TURNS = 251  # of a Maglev table: a prime that is quickly gone through
 FORWARDED = {
     Verdict.FORWARD_OPENED, Verdict.FORWARD_REQUEST, Verdict.FORWARD_REPLY, Verdict.FORWARD_ICMP_ERROR
@@ -185,6 +187,7 @@ def test_it_says_what_the_program_then_does(small: Dataplane) -> None:
         assert memory(small) == before
         small.sweep(SweepMode.ENDPOINT)
 
+    assert reached[Verdict.FORWARD_OPENED] > FRAMES / 20, "too tame"
     assert set(Verdict) - set(reached) == NOT_MET, "too tame"
     known = {Phase.SYN_SENT, Phase.SYN_RECEIVED, Phase.ESTABLISHED, Phase.CLOSING, Phase.CLOSED, Phase.EXPIRED}
     assert {phase.name for phase in known} <= phases
@@ -197,6 +200,8 @@ def begin(dataplane: Dataplane, random: Random) -> Run:
     unsettle(dataplane, random)
     dataplane.configure(cast.NETWORKS)
     dataplane.configure(configuration(random))
+    for pool in range(POOLS):
+        dataplane.maps["cursors"].memory()[pool].position = 0
     limit(dataplane, random)
     exhaust_errors(dataplane.maps, random.choice(([False] * 8,) * 6 + ([True] * 8, [True, *[False] * 7])))
     return Run(dataplane)
@@ -263,6 +268,55 @@ def test_another_s_entry_with_the_same_tag_hides_no_connection(dataplane: Datapl
         assert Run(dataplane)(data)[0] is Verdict.FORWARD_REQUEST
     finally:
         entries[0], entries[1] = mine, 0
+
+
+def test_no_client_stays_with_a_member_that_was_made_anew(unconfigured: Dataplane) -> None:
+    """Of the same address and id: its slots are others, and so is whatever the client had there."""
+    both = [chosen_by("ROUND_ROBIN", *members, persistence=1) for members in ((member(1), member(2)), (member(2),))]
+    unconfigured.configure(both[0])
+    unconfigured.start_anew()
+    assert unconfigured.open().member == "172.16.0.1"
+    again = bytes(cast.FROM_CLIENT / TCP(sport=40001, dport=80, flags="S"))
+    assert ("persistence", f"{cast.CLIENT} stays with 172.16.0.1:8080") in explained(unconfigured, again).steps
+
+    unconfigured.configure(both[1])
+    unconfigured.configure(both[0])
+    told = explained(unconfigured, again)
+
+    assert any("stays with none yet" in what for _, what in told.steps)
+    verdict, _, left = Run(unconfigured)(again)
+    assert verdict is Verdict.FORWARD_OPENED
+    assert told.outcomes[0].member == f"{Ether(left)[IP].dst}:8080"
+
+
+def test_a_rate_that_may_be_used_up_at_this_moment(unconfigured: Dataplane) -> None:
+    """The kernel's timer goes by jumps: where it decides, both are told."""
+    unconfigured.configure(demanding(chosen_by("ROUND_ROBIN", member(1)), cps=1))
+    (listener,) = unconfigured.entries.listeners.values()
+    load = unconfigured.maps["listener_load"].memory()[listener.id]
+
+    def verdicts(due: int) -> list[Verdict]:
+        load.due = due
+        return [one.verdict for one in explained(unconfigured, bytes(cast.SYN)).outcomes]
+
+    first, last = Lookup(unconfigured.maps).rate_now()
+    assert verdicts(first - RATE_SECOND) == [Verdict.FORWARD_OPENED]
+    assert verdicts((first + last) // 2 + RATE_SECOND // 100) == [Verdict.DROP_LISTENER_RATE, Verdict.FORWARD_OPENED]
+    assert verdicts(last + RATE_SECOND) == [Verdict.DROP_LISTENER_RATE]
+
+
+def test_what_time_it_is_as_rates_go_is_as_the_program_has_it(unconfigured: Dataplane) -> None:
+    """It writes down when the next connection would be due: one second from now."""
+    unconfigured.configure(demanding(chosen_by("ROUND_ROBIN", member(1)), cps=1))
+    (listener,) = unconfigured.entries.listeners.values()
+    lookup = Lookup(unconfigured.maps)
+
+    first, _ = lookup.rate_now()
+    unconfigured.open()
+    _, last = lookup.rate_now()
+
+    assert first <= lookup.listener_load(listener.id).due - RATE_SECOND <= last
+    assert last - first < RATE_SECOND
 
 
 def test_a_slot_that_someone_holds_is_put_back(dataplane: Dataplane) -> None:

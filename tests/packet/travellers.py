@@ -30,7 +30,7 @@ from tests.packet.test_fuzz import mutated
 
 CLIENTS = (cast.CLIENT, cast.OTHER_CLIENT, "198.51.100.9")
 FALSE = ("127.0.0.1", "224.0.0.1", "0.1.2.3", cast.VIP, cast.SNAT)
-FLAGS = ("S", "S", "S", "S", "A", "PA", "FA", "F", "R", "RA", "SA", "SF", "SR", "")
+FLAGS = (*"SSSSSSSSS", "A", "PA", "FA", "F", "R", "RA", "SA", "SF", "SR", "")
 LONG = 24  # members of the pool whose turns are more than the program draws
 OPTIONS = (
     b"\x01\x01\x01\x00",
@@ -173,7 +173,7 @@ class Travellers:
             return self._waiting.pop(random.randrange(len(self._waiting)))
         if self._planned and random.random() < 0.5:
             return self._planned.pop(0)
-        kinds = (self._knock, self._knock, self._ask, self._talk, self._talk, self._talk, self._intrude, self._complain)
+        kinds = (*[self._knock] * 5, self._ask, self._ask, *[self._talk] * 3, self._intrude, self._complain)
         packet = random.choice(kinds)()
         packet = self._unusual(packet) if random.random() < 0.3 else packet
         data = bytes(packet)
@@ -181,7 +181,7 @@ class Travellers:
 
     def _ip(self) -> dict[str, Any]:
         random = self._random
-        fields: dict[str, Any] = {"ttl": random.choice((64, 64, 64, 64, 64, 2, 1, 0)), "id": random.randrange(65536)}
+        fields: dict[str, Any] = {"ttl": random.choice((64,) * 17 + (2, 1, 0)), "id": random.randrange(65536)}
         fields["flags"] = random.choice(("", "", "DF"))
         if random.random() < 0.05:
             fields["options"] = random.choice(OPTIONS)
@@ -196,8 +196,8 @@ class Travellers:
 
     def _knock(self) -> Packet:
         random = self._random
-        vip = random.choice((cast.VIP, cast.VIP, cast.VIP, cast.SECOND_VIP, "10.9.9.9"))
-        port = random.choice((80, 80, 8443, 8443, 8443, 81, 82, 83))
+        vip = random.choice((*[cast.VIP] * 10, *[cast.SECOND_VIP] * 4, "10.9.9.9"))
+        port = random.choice((*[80] * 6, *[8443] * 8, 81, 82, 83))
         segment = TCP(sport=random.randint(40000, 40030), dport=port, flags=random.choice(FLAGS))
         segment.seq = random.choice((0, 0, random.getrandbits(32)))
         return from_client(self._sender(), vip, **self._ip()) / segment / self._size()
