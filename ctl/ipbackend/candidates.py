@@ -82,15 +82,17 @@ def choose(reader: Reader, number: int, client: Tuple) -> Choice:
     if not pool.members or not pool.schedule:
         ending = Ending(Verdict.REJECT_NO_MEMBER, "it has no member that gets new connections")
         return Choice(0, [], [("pool", "no members")], ending)
-    how = [("pool", f"{len(pool.members):,} members, {_HOW[pool.algorithm]}")]
+    turn, length = reader.turn(number), len(pool.schedule)
+    next_turn = "" if pool.by_source else f", turn {turn % length + 1:,} of {length:,} is next"
+    how = [("pool", f"{len(pool.members):,} members, {_HOW[pool.algorithm]}{next_turn}")]
     home = _home(reader, number, pool, client, how)
     if home and reader.load(home).has_room:
-        return Choice(home, [_candidate(reader, home)], how)
+        return Choice(home, [_candidate(reader, pool, home)], how)
     draw = _Draw(reader, pool, source_hash(client, pool.algorithm))
-    looked = list(_in_order(draw, reader.turn(number), how))
+    looked = list(_in_order(draw, turn, how))
     endpoints = [pool.members[index] for index in dict.fromkeys(looked)]
     taking = next((index for index in looked if draw.has_room(index)), None)
-    candidates = [_candidate(reader, endpoint) for endpoint in endpoints]
+    candidates = [_candidate(reader, pool, endpoint) for endpoint in endpoints]
     if taking is None:
         return Choice(0, candidates, how, _refusal(reader.load(endpoint) for endpoint in endpoints))
     return Choice(pool.members[taking], candidates, how)
@@ -146,8 +148,8 @@ def _refusal(loads: Iterable[Load]) -> Ending:
     return Ending(Verdict.REJECT_ALL_FULL, "every member is at its ceiling")
 
 
-def _candidate(reader: Reader, endpoint: int) -> Candidate:
-    load = reader.load(endpoint)
+def _candidate(reader: Reader, pool: Pool, endpoint: int) -> Candidate:
+    load, weight = reader.load(endpoint), pool.weights[pool.members.index(endpoint)]
     if not load.ceiling:
         why = "passed over: it cannot be reached (no next hop)"
     elif load.active >= load.ceiling:
@@ -155,5 +157,5 @@ def _candidate(reader: Reader, endpoint: int) -> Candidate:
     elif not load.has_room:
         why = f"passed over: {load.half_open:,} of {load.half_open_limit:,} handshakes are under way"
     else:
-        why = f"has room: {load.active:,} of {load.ceiling:,} connections"
+        why = f"has room: {load.active:,} of {load.ceiling:,} connections, weight {weight:,}"
     return Candidate(str(reader.endpoint(endpoint)), load.has_room, why)

@@ -76,7 +76,7 @@ def test_members_are_passed_over_by_name(shell: Shell, dataplane: Dataplane) -> 
 
     assert shell.shown(ASKED)["candidates"] == [
         {"member": "10.0.0.11:8080", "takes": False, "why": "passed over: full, 1 of 1 connections"},
-        {"member": "10.0.0.12:8080", "takes": True, "why": "has room: 1 of 50 connections"},
+        {"member": "10.0.0.12:8080", "takes": True, "why": "has room: 1 of 50 connections, weight 1"},
     ]
 
 

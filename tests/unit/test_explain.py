@@ -71,7 +71,11 @@ def chosen(having: Any) -> tuple[int, list[str], list[str]]:
 
 
 def test_whoever_s_turn_it_is_takes_it() -> None:
-    assert chosen(reader(ROOM, ROOM, turn=3)) == (2, ["10.0.0.2"], ["2 members, weighted round robin"])
+    assert chosen(reader(ROOM, ROOM, turn=3)) == (
+        2,
+        ["10.0.0.2"],
+        ["2 members, weighted round robin, turn 2 of 2 is next"],
+    )
 
 
 def test_full_members_are_passed_over_in_their_order() -> None:
@@ -81,7 +85,7 @@ def test_full_members_are_passed_over_in_their_order() -> None:
     assert [(one.takes, one.why) for one in found.candidates] == [
         (False, "passed over: full, 5 of 5 connections"),
         (False, "passed over: 2 of 2 handshakes are under way"),
-        (True, "has room: 1 of 5 connections"),
+        (True, "has room: 1 of 5 connections, weight 1"),
     ]
 
 
