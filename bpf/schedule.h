@@ -5,8 +5,8 @@
 
 #define DRAWS 16		/* turns of the schedule to try before each member is looked at */
 #define SPREAD 0xd6e8feb86659fd93ULL
-#define NEXT_DRAW 0x9e3779b97f4a7c15ULL
-#define TIE_BITS 16
+#define GOLDEN 0x9e3779b97f4a7c15ULL
+#define TIE_BITS 10
 
 /* A pool that is being chosen from. */
 struct draw {
@@ -20,10 +20,8 @@ struct draw {
 
 /* The best of those with room that were looked at, and why the others took none. */
 struct choice {
-	__u32 endpoint;		/* 0: none yet */
-	__u32 weight;
-	__u64 load;		/* the lower for its weight the better, and of equals the one with the lower tie */
-	__u64 tie;
+	__u64 word;		/* it, as it stands in the pool: 0 for none yet */
+	__u64 score;		/* the lower for its weight the better */
 	__u64 ceilings;		/* 0: none can be reached */
 	__s64 over_ceiling;	/* negative: one has room, but maybe too many handshakes under way */
 };
@@ -52,40 +50,30 @@ static __always_inline __u64 source_hash(const struct tuple *tuple, __u32 algori
 /*
  * One member more that was looked at. By load: whoever has the lowest share of connections for its weight. By the
  * client's address: whoever's number, drawn from both, is lowest for its weight, so that it is the same each time.
+ * What is drawn for equal ones stands below what can make a difference: a weight has no more bits than TIE_BITS.
+ * A branch would give the verifier two ways to go on from each member: so the best is chosen by a mask.
  */
 static __always_inline bool consider(const struct draw *draw, __u64 word, struct choice *best)
 {
-	__u32 endpoint = word & ENDPOINT_ID, weight = word >> 16;
+	__u32 endpoint = word & ENDPOINT_ID;
 	struct load *its_load = load.lookup(&endpoint);
-	__u64 drawn = spread((draw->seed ^ endpoint) * NEXT_DRAW), counts, amount, better;
-	__s64 by;
+	__u64 drawn = (draw->seed ^ endpoint) * GOLDEN, counts, score, better;
+	__s64 over, by;
 
 	if (!its_load)
-		return false;	/* which cannot be; to go on would be one more way for the verifier */
+		return false;	/* which cannot be */
+	drawn = (drawn ^ drawn >> 32) * SPREAD;
 	counts = counts_of(its_load);
+	over = over_ceiling(its_load, counts);
 	best->ceilings |= its_load->ceiling;
-	best->over_ceiling |= over_ceiling(its_load, counts);
-	amount = ((__u32)counts & ~draw->by_source) | (drawn >> 40 & draw->by_source);
-	drawn &= (1 << TIE_BITS) - 1;
-	by = ((amount * best->weight << TIE_BITS) + drawn) - ((best->load * weight << TIE_BITS) + best->tie);
-	/* All bits or none, and no branch: there are two ways from each, which the verifier would have to go. */
-	better = forgotten((by & over_ceiling(its_load, counts) & over_budget(its_load, counts)) >> 63, counts);
-	best->endpoint ^= (best->endpoint ^ endpoint) & better;
-	best->weight ^= (best->weight ^ weight) & better;
-	best->load ^= (best->load ^ amount) & better;
-	best->tie ^= (best->tie ^ drawn) & better;
+	best->over_ceiling |= over;
+	score = ((__u32)counts & ~draw->by_source) | (drawn >> 40 & draw->by_source);
+	score = score << 2 * TIE_BITS | (drawn >> 16 & ((1 << TIE_BITS) - 1));
+	by = score * (best->word >> 16) - best->score * (word >> 16);
+	better = forgotten((by & over & over_budget(its_load, counts)) >> 63, counts);
+	best->word ^= (best->word ^ word) & better;
+	best->score ^= (best->score ^ score) & better;
 	return true;
-}
-
-/* To the verifier, one choice is like another. */
-static __always_inline void forget(struct choice *best, __u32 unknown)
-{
-	best->endpoint = forgotten(best->endpoint, unknown);
-	best->weight = forgotten(best->weight, unknown);
-	best->load = forgotten(best->load, unknown);
-	best->tie = forgotten(best->tie, unknown);
-	best->ceilings = forgotten(best->ceilings, unknown);
-	best->over_ceiling = forgotten(best->over_ceiling, unknown);
 }
 
 /* The member whose turn it is, as it stands in the pool; 0 if that cannot be. */
@@ -108,23 +96,26 @@ static __always_inline __u64 member_at(const struct draw *draw, __u64 turn)
  */
 static __always_inline void choose(struct draw *draw, struct cursor *cursor, struct choice *best)
 {
-	__u32 draws = forgotten(draw->algorithm == ALGORITHM_LEAST_CONNECTIONS ? 1 : DRAWS, draw->seed);
+	__u32 least = forgotten(draw->algorithm == ALGORITHM_LEAST_CONNECTIONS, draw->seed);
+	__u32 draws = forgotten(least ? 1 : draw->turns, draw->seed);
 	struct pool_row *row;
 	__u64 turn = draw->seed;
 	int i, j;
 
-	for (i = 0; i < DRAWS && !passed(i, draws) && !best->endpoint; i++) {
+	for (i = 0; i < DRAWS && !passed(i, draws) && !best->word; i++) {
 		if (draw->by_source)
-			turn = spread(turn + NEXT_DRAW);
+			turn = spread(turn + GOLDEN);
 		else
 			turn = __sync_fetch_and_add(&cursor->position, 1);
 		if (!consider(draw, member_at(draw, turn), best))
 			return;
 	}
-	if (best->endpoint && draws > 1)
+	if (best->word && !least)
 		return;
-	best->tie = 0;
-	forget(best, draw->seed);
+	best->word = forgotten(best->word, draw->seed);
+	best->score = forgotten(best->score >> TIE_BITS << TIE_BITS, draw->seed);
+	best->ceilings = forgotten(best->ceilings, draw->seed);
+	best->over_ceiling = forgotten(best->over_ceiling, draw->seed);
 	if (!draw->by_source)
 		draw->seed = turn * SPREAD;
 	for (i = 0; i < MEMBER_ROWS && !passed(i, draw->rows); i++) {
@@ -152,13 +143,13 @@ static __always_inline __u32 with_room(__u32 endpoint)
  */
 static __always_inline enum verdict schedule(const struct tuple *tuple, __u32 number, __u64 more, __u32 *endpoint)
 {
-	struct choice best = { .load = 1, .weight = 0 };	/* worse than any */
+	struct choice best = { .score = 1 << TIE_BITS };	/* without any weight: worse than any */
 	struct source_key key = { number, tuple->saddr };
 	struct cursor *cursor = cursors.lookup(&number);
 	struct draw draw = { .pool = pools.lookup(&number) };
 	struct pool_row *header;
 	struct load *its_load;
-	__u32 seconds, home = 0;
+	__u32 seconds, home = 0, chosen;
 
 	if (!draw.pool || !cursor)
 		return REJECT_NO_MEMBER;
@@ -175,22 +166,23 @@ static __always_inline enum verdict schedule(const struct tuple *tuple, __u32 nu
 	if (seconds)
 		home = home_of(&key, draw.pool, draw.rows, seconds);
 	if (home)
-		best.endpoint = with_room(home);
+		best.word = with_room(home);
 	seconds = forgotten(seconds, tuple->saddr);
 	home = forgotten(home, tuple->saddr);
-	best.endpoint = forgotten(best.endpoint, tuple->saddr);
-	if (!best.endpoint)
+	best.word = forgotten(best.word, tuple->saddr);
+	if (!best.word)
 		choose(&draw, cursor, &best);
-	if (!best.endpoint && !best.ceilings)
+	if (!best.word && !best.ceilings)
 		return REJECT_NO_MEMBER;
-	if (!best.endpoint)
+	if (!best.word)
 		return best.over_ceiling < 0 ? DROP_HALF_OPEN : REJECT_ALL_FULL;
-	its_load = load.lookup(&best.endpoint);
+	chosen = best.word & ENDPOINT_ID;
+	its_load = load.lookup(&chosen);
 	if (!its_load || !admit(its_load, more))
 		return NEXT_STEP;
-	*endpoint = best.endpoint;
-	if (seconds && (!home || home == best.endpoint))
-		settle(&key, best.endpoint);
+	*endpoint = chosen;
+	if (seconds && (!home || home == chosen))
+		settle(&key, chosen);
 	return NEXT_STEP;
 }
 

@@ -1,7 +1,7 @@
 """The order in which a pool's members take new connections. Pure arithmetic: it knows names, weights and hashes."""
 
 from array import array
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import cycle
 from math import gcd
@@ -9,7 +9,9 @@ from weakref import WeakValueDictionary
 
 from ipbackend.model import Algorithm
 
+DRAWS = 16  # turns that are tried before each member is looked at; as in bpf/schedule.h, like the next ones
 MAGLEV_SIZE = 65_537  # entries of a table: a prime, more than a hundred for each of the most members there are
+_SPREAD, _GOLDEN, _WORD = 0xD6E8FEB86659FD93, 0x9E3779B97F4A7C15, (1 << 64) - 1
 _INDEX_BITS = 16
 _POSITION = 1 << 40  # a round's length, to compare positions in it as integers
 _made: "WeakValueDictionary[Hashable, array[int]]" = WeakValueDictionary()  # as long as some plan holds them
@@ -78,3 +80,33 @@ def moved(have: Sequence[int], want: Sequence[int]) -> float:
     if len(have) != len(want) or not have:
         return 1.0
     return sum(before != after for before, after in zip(have, want, strict=True)) / len(have)
+
+
+def client_hash(algorithm: Algorithm, address: int, vip: int, ports: int, protocol: int) -> int:
+    """What a client is known by to SOURCE_IP or SOURCE_IP_PORT (bpf/schedule.h, `source_hash`).
+
+    Addresses, and `ports` (the client's << 16 | the VIP's), have the bytes of network order as a C struct has them.
+    """
+    if algorithm is not Algorithm.SOURCE_IP_PORT:
+        vip = ports = protocol = 0
+    return _spread(_spread(vip << 32 | address) ^ (protocol << 32 | ports))
+
+
+def client_turns(number: int, turns: int) -> Iterator[int]:
+    """Where a client of this hash is looked up in a table of so many turns: first, and each time that one is full."""
+    while True:
+        number = _spread(number + _GOLDEN)
+        yield number % turns
+
+
+def client_liking(number: int, endpoint: int) -> int:
+    """What a client of this hash draws for an endpoint; where all it was looked up at are full, the lowest for its
+    weight takes it."""
+    return _spread((number ^ endpoint) * _GOLDEN) >> 40
+
+
+def _spread(number: int) -> int:
+    number &= _WORD
+    number ^= number >> 32
+    number = number * _SPREAD & _WORD
+    return number ^ number >> 32

@@ -12,6 +12,8 @@ import numpy as np
 from bcc import BPF  # noqa: TID251 - programs beside the data plane, not a part of it
 
 from ipbackend.abi import SweepMode, Verdict
+from ipbackend.config import parse
+from ipbackend.configuration import Configuration
 from ipbackend.datapath.loader import load
 from tests.bench import frames
 from tests.bench.driver import Driver, Placed, array_of, compiled
@@ -23,30 +25,44 @@ VIP = int(IPv4Address(cast.VIP))
 ELSEWHERE = int(IPv4Address("198.51.100.1"))  # no address of ours
 PORTS = {TCP: 80, UDP: 53}
 NO_LISTENER = 9
+_NETWORKS = cast.NETWORKS.replace("[gateway]", "[gateway]\nmax_connections = 16000000")
 _TRANSLATION = np.dtype([("saddr", ">u4"), ("daddr", ">u4"), ("sport", ">u2"), ("dport", ">u2"), ("macs", "V12")])
 
 
-def listening(name: str, port: int, members: list[str], protocol: str = "TCP") -> str:
-    """A listener with a pool of its own; members as TOML has them."""
+def listening(
+    name: str, port: int, members: list[str], protocol: str = "TCP", listener: str = "", pool: str = ""
+) -> str:
+    """A listener with a pool of its own; members, and what more there is to say of both, as TOML has them."""
     return f"""
 [listeners.{name}]
 load_balancer = "shop"
 protocol = "{protocol}"
 port = {port}
 pool = "{name}"
+{listener}
 
 [pools.{name}]
 protocol = "{protocol}"
+{pool}
 members = [{", ".join(f"{{ {member} }}" for member in members)}]
 """
 
 
 def configured(dataplane: Dataplane, *listeners: str) -> None:
-    """These listeners, reached and answered by one interface, and handshakes up to the ceilings."""
+    """These listeners and no other."""
+    configure(dataplane, wanted(*listeners))
+
+
+def wanted(*listeners: str) -> Configuration:
+    """These listeners, and handshakes up to the ceilings."""
+    return parse(cast.all_half_open(_NETWORKS) + "".join(listeners), "bench")
+
+
+def configure(dataplane: Dataplane, configuration: Configuration) -> None:
+    """All of it reached and answered by one interface."""
     dataplane.member_interface = cast.CLIENT_INTERFACE
-    networks = cast.NETWORKS.replace("[gateway]", "[gateway]\nmax_connections = 16000000")
-    dataplane.configure(networks)  # whatever tables there were are gone, and their slots free
-    dataplane.configure(cast.all_half_open(networks) + "".join(listeners))
+    dataplane.configure(_NETWORKS)  # whatever tables there were are gone, and their slots free
+    dataplane.configure(configuration)
 
 
 def clients(count: int, protocol: int, seed: int) -> Row:

@@ -5,35 +5,24 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from itertools import count
 from statistics import harmonic_mean
 
 import numpy as np
 
 from ipbackend.abi import Verdict
-from ipbackend.sizing import slots_for
 from tests.bench import bed
 from tests.bench.bed import Flows, changed, clients, configured, listening
+from tests.bench.choosing import member
 from tests.bench.driver import Driver, Visit
-from tests.bench.frames import SYN, TCP
-from tests.bench.openings import LAP, LAPS, VERDICTS, above_empty, openings, worn
+from tests.bench.frames import TCP
+from tests.bench.openings import LAP, LAPS, VERDICTS, above_empty, openings
 from tests.bench.rounds import Case, Line, Series
-from tests.packet import cast
 from tests.packet.conftest import Dataplane
 
 LISTENERS = {1: 100_000, 100: 1_000, 10_000: 50}  # how many, and the ceilings of the members behind each
-POOLS = {1: 25_000, 10: 2_500, 100: 250, 500: 98}  # members, and the ceiling of each: about as many slots in all
 FLOWS = 10_000  # however many listeners they are shared by
 FRESH = 110_000  # slots that one listener's member, or all of many, still have after these flows
 CPU_FLOWS = {1_000: 1_000, 100_000: 400}  # of both CPUs together, and laps: for longer than one starts before the other
-MOST = 500  # members of a pool
-FULL, ONE = 1001, 1002  # ports
-SNATS = len(cast.SNATS)
-
-
-def member(number: int, ceiling: int) -> str:
-    """The number-th of many members behind one next hop."""
-    return f'address = "172.16.{number >> 8}.{number & 0xFF}", port = 80, max_connections = {ceiling}'
 
 
 def listeners(dataplane: Dataplane, driver: Driver, rounds: int) -> Iterator[Line]:
@@ -69,33 +58,6 @@ def _at_listeners(dataplane: Dataplane, driver: Driver, ports: dict[int, int], l
             yield Case(f"{name}-by-listeners", FLOWS, visit, (verdict,), more)
         visit = openings(dataplane, driver, FRESH, port, number, laps)
         yield Case("new-by-listeners", FLOWS, visit, VERDICTS, more)
-
-
-def pools(dataplane: Dataplane, driver: Driver, rounds: int) -> Iterator[Line]:
-    """New connections at pools of more and more members; at last at one of 500, all of which but one are full."""
-    made = count(1)
-    members = {size: [member(next(made), ceiling) for _ in range(size)] for size, ceiling in POOLS.items()}
-    full = [member(next(made), 1) for _ in range(MOST - 1)]
-    text = [listening(f"p{size}", size, pool) for size, pool in members.items()]
-    one = listening("one", ONE, [*full, member(next(made), 25_000)])
-    configured(dataplane, *text, listening("full", FULL, full), one)
-    bed.fill(dataplane, driver, changed(clients(len(full), TCP, FULL), dport=FULL, flags=SYN))
-    with bed.yardsticks(driver) as programs:
-        cases = [
-            Case(
-                "new-by-members",
-                LAP,
-                worn(dataplane, driver, size * slots_for(ceiling, SNATS), size),
-                VERDICTS,
-                {"members": size},
-            )
-            for size, ceiling in POOLS.items()
-        ]
-        visit = worn(dataplane, driver, slots_for(25_000, SNATS), ONE)
-        cases.append(Case("new-one-has-room", LAP, visit, VERDICTS, {"members": MOST}))
-        series = above_empty(dataplane, driver, programs, cases, rounds)
-    for one in series:
-        yield one.line(**one.ratio_to(series[0], "one_member"))
 
 
 def cpus(dataplane: Dataplane, driver: Driver, rounds: int) -> Iterator[Line]:

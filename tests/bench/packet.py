@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ipbackend.datapath.loader import unpin
-from tests.bench import control, established, growth, openings, report, upkeep
+from tests.bench import choosing, control, established, growth, openings, report, upkeep
 from tests.bench.driver import Driver
 from tests.bench.rounds import Line
 from tests.netns.lab import private_mounts
@@ -18,7 +18,8 @@ from tests.packet.conftest import RUN, Dataplane, load
 
 ELSE = {
     "new": openings.lines,
-    "pools": growth.pools,
+    "pools": choosing.pools,
+    "demands": choosing.demands,
     "listeners": growth.listeners,
     "cpus": growth.cpus,
     "upkeep": upkeep.lines,

@@ -105,7 +105,7 @@ def _besides(line: dict[str, Any], key: str) -> str:
     name, value = key.replace("_", " "), line[key]
     if f"{key}_min" in line:
         return f"{name} {value:.2f} ({line[f'{key}_min']:.2f} to {line[f'{key}_max']:.2f})"
-    return f"{name} {value:,}"
+    return f"{name} {value}" if isinstance(value, str) else f"{name} {value:,}"
 
 
 def _time(ns: float | None) -> str:
@@ -159,7 +159,7 @@ def curves(figures: Figures, directory: Path) -> list[Path]:
     for name, title, across, key in (
         ("packet-flows", "An established connection's packet", "flows", _flow_curve),
         ("packet-occupancy", "A new connection at an endpoint of 100,000", "occupancy", _curve("new-occupied")),
-        ("packet-members", "A new connection", "members of the pool", _curve("new-by-members", "members")),
+        ("packet-members", "A new connection", "members of the pool", _member_curve),
         ("packet-listeners", "10,000 flows", "listeners and endpoints", _listener_curve),
     ):
         lines: dict[str, list[tuple[float, dict[str, Any]]]] = {}
@@ -189,6 +189,10 @@ def curves(figures: Figures, directory: Path) -> list[Path]:
 def _flow_curve(line: dict[str, Any]) -> float | None:
     shown = ("array-nat", "reference-nat", "not-ours", "request", "reply")
     return line["flows"] if line["name"] in shown else None
+
+
+def _member_curve(line: dict[str, Any]) -> float | None:
+    return line["members"] if "members" in line and line["name"] != "new-one-has-room" else None
 
 
 def _listener_curve(line: dict[str, Any]) -> float | None:

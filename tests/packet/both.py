@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections import Counter
+from fractions import Fraction
+from ipaddress import IPv4Address
 from typing import Any
 
-from scapy.layers.inet import TCP
+from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from ipbackend.abi import Phase, SweepMode, Verdict
+from ipbackend.abi import RATE_SECOND, TICK_SHIFT, Phase, SweepMode, Verdict
+from ipbackend.configuration import Configuration
 from ipbackend.datapath import syscall
 from ipbackend.datapath.audit import audit
-from ipbackend.datapath.tables import ip_from_map
+from ipbackend.datapath.clock import Clock
+from ipbackend.datapath.tables import ip_from_map, ip_to_map
 from ipbackend.model import Protocol
 from tests.packet import cast
 from tests.packet.cast import Flow
 from tests.packet.compare import assert_same
 from tests.packet.conftest import Dataplane
 from tests.packet.model import Model, Outcome, Place
+from tests.packet.model_choice import Bucket
 from tests.packet.model_connection import Connection, Side, Timeouts, Tuple, wrap
 
 POOLS = 8  # no more are ever in use at once
+SLACK = Fraction(1, 6)  # seconds; rates have less than 3 tokens in one
 
 
 class Both:
     """From a configuration to its last connection."""
 
-    def __init__(self, dataplane: Dataplane, configuration: str) -> None:
+    def __init__(self, dataplane: Dataplane, configuration: Configuration) -> None:
         self.dataplane = dataplane
         self.reached: Counter[Verdict] = Counter()
         dataplane.reset()
@@ -39,8 +46,10 @@ class Both:
         self.model = Model(dataplane.entries)
         self._learn_tables()
         self._counted = dataplane.verdicts()
+        self._ran: tuple[int, bytes] | None = None
+        self._rates_aged = 0, 0
 
-    def configure(self, configuration: str) -> None:
+    def configure(self, configuration: Configuration) -> None:
         """Whoever's member and listener are still there goes on as before."""
         self.dataplane.configure(configuration)
         want = self.dataplane.entries
@@ -56,12 +65,15 @@ class Both:
     def receive(self, packet: Packet) -> tuple[Outcome, Packet]:
         """A packet of TCP or UDP; what became of it, and what left."""
         self._age()
+        self._ran = None
+        self.model.witness = lambda: self._taken_by(packet)
         expected = self.model.receive(packet)
         return expected, self._check(packet, expected)
 
     def receive_error(self, packet: Packet, at: Place | None, side: Side, inner: bytes) -> None:
         """An ICMP error, as the model takes it."""
         self._age()
+        self._ran = None
         self._check(packet, self.model.receive_error(packet, at, side, inner))
 
     def wait(self, seconds: int) -> None:
@@ -102,6 +114,20 @@ class Both:
             for slot, connection in table.slots.items():
                 assert seen(connections[slot]) == known(connection)
 
+    def check_choices(self) -> None:
+        """What listeners count, and where clients stay."""
+        for one in self.dataplane.entries.listeners.values():
+            assert self.dataplane.maps["listener_load"].memory()[one.id].active == self.model.active_at(one.id)
+        for number, bucket in self.model.demands.buckets.items():
+            if bucket.due > self._rates_aged[1]:
+                due = self.dataplane.maps["listener_load"].memory()[number].due
+                assert abs(due - self._due(bucket)) < 2 * SLACK * RATE_SECOND
+        there = {
+            (key.number, str(ip_from_map(key.client))): value.endpoint
+            for key, value in self.dataplane.maps["stays"].items()
+        }
+        assert there == {key: stay.endpoint for key, stay in self.model.stays.there.items()}
+
     def check_counts(self) -> None:
         for number, table in self.model.tables.items():
             counts = self.dataplane.maps["endpoint_counts"].get(number)
@@ -128,7 +154,7 @@ class Both:
 
     def _check(self, packet: Packet, expected: Outcome) -> Packet:
         """The packet in the kernel; its verdict and what left must be the model's."""
-        action, data, _ = syscall.run(self.dataplane.program.entry, bytes(packet))
+        action, data = self._run(packet)
         counted, before = self.dataplane.verdicts(), self._counted
         self._counted = counted
         left = Ether(data)
@@ -142,6 +168,19 @@ class Both:
         self._check_times()
         return left
 
+    def _run(self, packet: Packet) -> tuple[int, bytes]:
+        """In the kernel, once."""
+        if self._ran is None:
+            self._ran = syscall.run(self.dataplane.program.entry, bytes(packet))[:2]
+        return self._ran
+
+    def _taken_by(self, packet: Packet) -> int:
+        """The endpoint that the kernel chose for it."""
+        left = Ether(self._run(packet)[1])
+        kind = TCP if TCP in left else UDP
+        protocol = Protocol.TCP if kind is TCP else Protocol.UDP
+        return self.dataplane.endpoint(left[IP].dst, left[kind].dport, protocol)
+
     def _age(self) -> None:
         """Put the model's time in place of the kernel's: each connection was heard of as long ago as it says."""
         clock = self.dataplane.maps.clock
@@ -149,6 +188,32 @@ class Both:
         for at, connection in self.model.connections():
             ticks = clock.ticks(self.model.now - connection.heard)
             self._aged[at] = self._memories[at.endpoint][0][at.slot].last_seen = wrap(self._aged_at - ticks - 1)
+        self._age_stays(clock)
+        self._age_rates(clock)
+
+    def _age_stays(self, clock: Clock) -> None:
+        """The same for where clients stay."""
+        stays = self.dataplane.maps["stays"]
+        for key, value in list(stays.items()):
+            heard = self.model.stays.there[key.number, str(ip_from_map(key.client))].heard
+            value.seen = wrap(self._aged_at - clock.ticks(self.model.now - heard) - 1)
+            stays.set(key, value)
+
+    def _age_rates(self, clock: Clock) -> None:
+        """And for rates, with something off what is due: a machine that is slow puts no token into a bucket."""
+        second = (1 << TICK_SHIFT) * RATE_SECOND // self.dataplane.settings.hz
+        self._rates_aged = self._aged_at * second, self.model.now
+        loads, dues = self.dataplane.maps["listener_load"].memory(), self.dataplane.maps["source_dues"]
+        for number, bucket in self.model.demands.buckets.items():
+            loads[number].due = self._due(bucket)
+        for (number, client), bucket in self.model.demands.of_clients.items():
+            key = dues.key(number=number, client=ip_to_map(IPv4Address(client)))
+            dues.set(key, ctypes.c_uint64(self._due(bucket)))
+
+    def _due(self, bucket: Bucket) -> int:
+        """In the kernel's time, which was set beside the model's last."""
+        at, now = self._rates_aged
+        return int(at + (bucket.due - now - SLACK) * RATE_SECOND)
 
     def _check_times(self) -> None:
         """Whether the kernel has heard of the same connections since then as the model."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Network
 from typing import Any
 
 from hypothesis import strategies as st
 
+from ipbackend.config import parse
+from ipbackend.configuration import Configuration
+from ipbackend.model import Access, Algorithm, Entry, IpGroup
 from tests.packet import cast
 from tests.packet.model_connection import AHEAD, BEHIND, LOST, STEP, Side
 
@@ -71,6 +75,37 @@ word = st.builds(Utterance, side, st.sampled_from(WORDS), distance, distance, si
 reset = st.builds(Utterance, side, st.sampled_from(RESETS), far_or_near, distance, st.just(0), ip_fields, moved)
 said = st.lists(st.one_of(word, word, word, word, word, reset), max_size=4)
 said_after_silence = st.lists(st.one_of(word, reset), max_size=3)
+
+
+GROUPS = {"nobody": (), "one": (f"{cast.CLIENT}/32",), "both": ("203.0.113.0/28",), "others": ("198.51.100.0/24",)}
+algorithm = st.sampled_from(Algorithm)
+persistence = st.sampled_from((None, None, 1, 2))
+demands = st.fixed_dictionaries(  # of a listener
+    {
+        "max_connections": st.sampled_from((0, 0, 0, 1, 2)),
+        "cps": st.sampled_from((0, 0, 0, 1, 1, 2)),
+        "source_cps": st.sampled_from((0, 0, 1, 2)),
+        "access": st.sampled_from(Access),
+        "ip_groups": st.sampled_from(((),) * 6 + (("one",), ("both",), ("nobody",), ("one", "others"))),
+    }
+)
+
+
+def configured(
+    members: dict[str, dict[str, tuple[int, int]]],
+    listeners: dict[str, int],
+    choices: dict[str, dict[str, Any]],
+    demanded: dict[str, dict[str, Any]],
+) -> Configuration:
+    """What is written, with settings of pools (`choices`) and of listeners by their names."""
+    wanted = parse(written(members, listeners), "test")
+    pools = {one.id: replace(one, **choices.get(one.name, {})) for one in wanted.pools.values()}
+    asking = {one.id: replace(one, **demanded.get(one.name, {})) for one in wanted.listeners.values()}
+    groups = {
+        name: IpGroup(name, tuple(Entry(IPv4Network(cidr)) for cidr in cidrs), id=name)
+        for name, cidrs in GROUPS.items()
+    }
+    return replace(wanted, pools=pools, listeners=asking, ip_groups=groups)
 
 
 def written(members: dict[str, dict[str, tuple[int, int]]], listeners: dict[str, int]) -> str:

@@ -6,8 +6,8 @@ Packets are scapy's, and so are the checksums of what leaves. Time is in seconds
 from __future__ import annotations
 
 import struct
-from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from ipbackend.model import EndpointKey, Protocol
 from ipbackend.plan import Endpoint, Entries, ListenerKey
 from ipbackend.sizing import FIRST_SNAT_PORT
 from tests.packet.cast import CLIENT_INTERFACE, answer, icmp
+from tests.packet.model_choice import Demands, Stays, Turns, chosen
 from tests.packet.model_connection import Connection, Side, Timeouts, Tuple, flags_of, wrap
 
 
@@ -84,7 +85,8 @@ class Model:
         self.timeouts = Timeouts()
         self.entries = Entries()
         self.tables: dict[int, Table] = {}
-        self.turns: defaultdict[int, int] = defaultdict(int)  # by pool: how many turns of its schedule are used up
+        self.demands, self.turns, self.stays = Demands(), Turns(), Stays()
+        self.witness: Callable[[], int] = lambda: 0  # the endpoint that was chosen where the rules leave it open
         self.configure(entries)
 
     # What is configured
@@ -101,6 +103,7 @@ class Model:
                 table.ceiling, table.half_open_limit = endpoint.ceiling, endpoint.half_open_limit
         gone = [have.listeners[key].id for key in have.listeners if key not in want.listeners]
         for listener in gone:
+            self.demands.buckets.pop(listener, None)
             for table in self.tables.values():
                 for slot, connection in sorted(table.slots.items()):
                     if connection.listener.id == listener:
@@ -218,11 +221,15 @@ class Model:
             return refused(packet, Verdict.REJECT_NO_LISTENER)
         if not opens(packet):
             return refused(packet, Verdict.REJECT_NO_CONNECTION)
-        endpoint, verdict = self._schedule(listener.pool)
-        if verdict is Verdict.DROP_HALF_OPEN:
+        active = self.active_at(listener.id)
+        endpoint, verdict = 0, self.demands.refusal(self.entries, listener, sought.client, active, self.now)
+        if verdict is None:
+            endpoint, verdict = self._schedule(listener.pool, sought)
+        if verdict.name.startswith("DROP"):
             return Outcome(verdict)
         if verdict is not Verdict.FORWARD_OPENED:
             return refused(packet, verdict)
+        self.demands.let_in(listener, sought.client, self.now)
         is_tcp = sought.protocol is Protocol.TCP
         connection = Connection(
             sought,
@@ -235,20 +242,30 @@ class Model:
         at = Place(endpoint, self.tables[endpoint].open(connection))
         return self._send(packet, at, Side.CLIENT, verdict)
 
-    def _schedule(self, number: int) -> tuple[int, Verdict]:
-        """Weighted round robin: a full member's turn is used up, and goes to whoever is next."""
+    def _schedule(self, number: int, ends: Tuple) -> tuple[int, Verdict]:
+        """The home of a client that has one with room; else whom the pool's algorithm chooses."""
         pool = self.entries.pools[number]
-        for _ in pool.schedule:
-            turn = self.turns[number] % len(pool.schedule)
-            self.turns[number] += 1
-            endpoint = pool.members[pool.schedule[turn]]
-            table = self.tables[endpoint]
-            if table.active < table.ceiling and table.half_open < table.half_open_limit:
-                return endpoint, Verdict.FORWARD_OPENED
+        home = self.stays.home(number, pool, ends.client, dict(self.tables), self.now)
+        candidates = {home} if home and self._has_room(home) else set()
+        if not candidates:
+            load = {endpoint: self.tables[endpoint].active for endpoint in pool.members}
+            candidates = self.turns.candidates(number, pool, ends, self._has_room, load.__getitem__)
+        if candidates:
+            endpoint = chosen(candidates, self.witness)
+            self.stays.settle(number, pool, ends.client, home, endpoint, self.tables[endpoint], self.now)
+            return endpoint, Verdict.FORWARD_OPENED
         tables = [self.tables[endpoint] for endpoint in pool.members]
         if any(table.active < table.ceiling for table in tables):
             return 0, Verdict.DROP_HALF_OPEN
         return 0, Verdict.REJECT_ALL_FULL if any(table.ceiling for table in tables) else Verdict.REJECT_NO_MEMBER
+
+    def _has_room(self, endpoint: int) -> bool:
+        table = self.tables[endpoint]
+        return table.active < table.ceiling and table.half_open < table.half_open_limit
+
+    def active_at(self, listener: int) -> int:
+        """Open connections of a listener, by its number."""
+        return sum(one.phase.is_open and one.listener.id == listener for _, one in self.connections())
 
     def _send(self, packet: Packet, at: Place, side: Side, verdict: Verdict) -> Outcome:
         connection, mtu = self[at], self._mtu(at, side)

@@ -29,6 +29,8 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from ipbackend.abi import Verdict
+from ipbackend.configuration import Configuration
+from ipbackend.model import Algorithm
 from tests.packet import cast, chances
 from tests.packet.both import Both, tuple_of
 from tests.packet.cast import CLIENT_INTERFACE, Flow, built, from_client, icmp
@@ -43,7 +45,7 @@ from tests.packet.chances import (
     REMEMBERED,
     VIPS,
     Utterance,
-    written,
+    configured,
 )
 from tests.packet.conftest import Dataplane, start_over
 from tests.packet.model import Outcome
@@ -65,7 +67,8 @@ REACHED = {
     Verdict.REJECT_NO_LISTENER, Verdict.REJECT_NO_CONNECTION, Verdict.REJECT_NO_MEMBER, Verdict.REJECT_ALL_FULL,
     Verdict.REJECT_TOO_BIG, Verdict.REJECT_TTL, Verdict.REJECT_EXPIRED, Verdict.DROP_MALFORMED,
     Verdict.DROP_ICMP_UNRELATED, Verdict.DROP_TTL, Verdict.DROP_TOO_BIG, Verdict.DROP_NO_CONNECTION,
-    Verdict.DROP_NO_NEXT_HOP, Verdict.DROP_HALF_OPEN,
+    Verdict.DROP_NO_NEXT_HOP, Verdict.DROP_HALF_OPEN, Verdict.REJECT_LISTENER_FULL, Verdict.DROP_ACCESS,
+    Verdict.DROP_SOURCE_RATE, Verdict.DROP_LISTENER_RATE,
 }  # fmt: skip
 
 
@@ -75,8 +78,12 @@ class Life(RuleBasedStateMachine):
     dataplane: Dataplane
     reached: Counter[Verdict]
 
-    @initialize(ceilings=st.tuples(*[chances.ceiling] * 4), limits=st.tuples(*[chances.limit] * 4))
-    def begin(self, ceilings: tuple[int, ...], limits: tuple[int, ...]) -> None:
+    @initialize(
+        ceilings=st.tuples(*[chances.ceiling] * 4),
+        limits=st.tuples(*[chances.limit] * 4),
+        demands=st.fixed_dictionaries(dict.fromkeys(LISTENERS, chances.demands)),
+    )
+    def begin(self, ceilings: tuple[int, ...], limits: tuple[int, ...], demands: dict[str, dict[str, Any]]) -> None:
         near, peered, resolver, near_resolver = ceilings
         self.members = {
             "web": {"near": (1, near), "peered": (2, peered)},
@@ -84,13 +91,15 @@ class Life(RuleBasedStateMachine):
             "dns": {"resolver": (1, resolver), "near-resolver": (1, near_resolver)},
         }
         self.listeners = dict.fromkeys(LISTENERS, 300)
-        self.both = Both(self.dataplane, self.written())
+        self.choices: dict[str, dict[str, Any]] = {}
+        self.demands = demands
+        self.both = Both(self.dataplane, self.configured())
         self.flows: list[Flow] = []  # the latest first
         for name, limit in zip(MEMBERS, limits, strict=True):
             self.limit_handshakes(name, limit)
 
-    def written(self) -> str:
-        return written(self.members, self.listeners)
+    def configured(self) -> Configuration:
+        return configured(self.members, self.listeners, self.choices, self.demands)
 
     # What happens to a gateway
 
@@ -252,6 +261,13 @@ class Life(RuleBasedStateMachine):
             st.tuples(st.just("change_listener"), st.sampled_from(sorted(LISTENERS)), st.sampled_from((None, 15, 300))),
             st.tuples(st.just("lose_or_find"), st.sampled_from(("10.0.0.11", "10.0.0.2", "10.0.0.3"))),
             st.tuples(st.just("change_mtu"), chances.mtu, chances.mtu),
+            st.tuples(
+                st.just("change_choice"),
+                st.sampled_from(("web", "second", "dns")),
+                chances.algorithm,
+                chances.persistence,
+            ),
+            st.tuples(st.just("change_demands"), st.sampled_from(sorted(LISTENERS)), chances.demands),
         ),
         which=chances.pick,
         said=chances.said,
@@ -280,22 +296,32 @@ class Life(RuleBasedStateMachine):
         for members in self.members.values():
             if name in members:
                 members[name] = (members[name][0], ceiling)
-        self.both.configure(self.written())
+        self.both.configure(self.configured())
 
     def change_listener(self, name: str, seconds: int | None) -> None:
         self.listeners.pop(name, None)
         if seconds is not None:
             self.listeners[name] = seconds
-        self.both.configure(self.written())
+        self.both.configure(self.configured())
+
+    def change_choice(self, pool: str, algorithm: Algorithm, persistence: int | None) -> None:
+        """How the pool's members are chosen among, and whether clients stay."""
+        self.choices[pool] = {"algorithm": algorithm, "persistence": persistence}
+        self.both.configure(self.configured())
+
+    def change_demands(self, name: str, demands: dict[str, Any]) -> None:
+        """Whom the listener is for, how many there may be, and how often one may come."""
+        self.demands[name] = demands
+        self.both.configure(self.configured())
 
     def lose_or_find(self, hop: str) -> None:
         """A next hop that no longer answers, or does again."""
         self.dataplane.unresolved ^= {IPv4Address(hop)}
-        self.both.configure(self.written())
+        self.both.configure(self.configured())
 
     def change_mtu(self, client_side: int, member_side: int) -> None:
         self.dataplane.links[CLIENT_INTERFACE], self.dataplane.mtu = client_side, member_side
-        self.both.configure(self.written())
+        self.both.configure(self.configured())
 
     def send(self, packet: Packet) -> Outcome:
         outcome, left = self.both.receive(packet)
@@ -308,6 +334,10 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def every_slot_is_as_the_model_says(self) -> None:
         self.both.check_tables()
+
+    @invariant()
+    def every_choice_is_kept(self) -> None:
+        self.both.check_choices()
 
     @invariant()
     def every_life_is_counted(self) -> None:

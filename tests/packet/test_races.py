@@ -3,16 +3,18 @@
 import itertools
 import os
 import threading
+import time
 from typing import Any
 
 import pytest
 from scapy.layers.inet import TCP
 
-from ipbackend.abi import Phase, SweepMode, Verdict
+from ipbackend.abi import RATE_SECOND, TICK_SHIFT, Phase, SweepMode, Verdict
 from ipbackend.datapath import syscall
 from ipbackend.datapath.audit import audit
 from ipbackend.sizing import FIRST_SNAT_PORT
 from tests.packet.cast import SNATS, all_half_open, from_member, pool_of
+from tests.packet.choices import chosen_by, demanding, member
 from tests.packet.conftest import Dataplane
 from tests.packet.driver import ACK, FIN, RST, SYN, Burst, Driver
 
@@ -60,6 +62,83 @@ def test_exactly_the_budget_of_handshakes_is_admitted(unconfigured, driver):
         sent(unconfigured, driver, Burst(4000, RST), Burst(4000, RST))
         assert load.active == load.half_open == 0
         assert audit(unconfigured.maps) == []
+
+
+def limited(dataplane: Dataplane, **settings: Any) -> Any:
+    """A pool with room for all, and a listener that demands this; its own load."""
+    dataplane.configure(demanding(chosen_by("ROUND_ROBIN", member(4000, ceiling=20_000), member(4001)), **settings))
+    (listener,) = dataplane.entries.listeners.values()
+    dataplane.maps["listener_load"].memory()[listener.id].due = 0
+    return dataplane.maps["listener_load"].memory()[listener.id]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 100])
+def test_exactly_the_listeners_limit_is_admitted(unconfigured, driver, limit):
+    """From both CPUs at once, never one more, and none refused before; then all are closed, by both at once."""
+    load = limited(unconfigured, max_connections=limit)
+    each = 4 * limit + 200
+    for _ in range(20):
+        opened = sent(unconfigured, driver, Burst(each, SYN), Burst(each, SYN, first=each))
+        assert opened == {Verdict.FORWARD_OPENED: limit, Verdict.REJECT_LISTENER_FULL: 2 * each - limit}
+        assert load.active == limit
+        sent(unconfigured, driver, Burst(2 * each, RST), Burst(2 * each, RST))
+        assert load.active == 0
+        assert audit(unconfigured.maps) == []
+
+
+@pytest.mark.parametrize("limit", [1, 2, 100])
+def test_the_listeners_limit_while_connections_end(unconfigured, driver, limit):
+    """One CPU opens, the other closes the same ones: never above the limit, and what was opened is given back."""
+    load, highest, done = limited(unconfigured, max_connections=limit), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal highest
+        while not done.is_set():
+            highest = max(highest, load.active)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        verdicts = sent(unconfigured, driver, Burst(300_000, SYN, span=500), Burst(300_000, RST, span=500))
+    finally:
+        done.set()
+        thread.join()
+    assert verdicts[Verdict.FORWARD_OPENED] > limit
+    assert highest <= limit
+    sent(unconfigured, driver, Burst(500, RST))
+
+    assert load.active == 0
+    assert audit(unconfigured.maps) == []
+
+
+@pytest.mark.parametrize("rate", ["cps", "source_cps"])
+def test_no_more_than_the_rate_by_both_cpus(unconfigured, driver, rate):
+    """Both draw from one bucket, of the listener or of the one client that sends all: each token is taken once."""
+    refusal = {"cps": Verdict.DROP_LISTENER_RATE, "source_cps": Verdict.DROP_SOURCE_RATE}[rate]
+    limited(unconfigured, **{rate: 300})
+    began = time.monotonic()
+    verdicts = sent(unconfigured, driver, Burst(5_000, SYN), Burst(5_000, SYN, first=5_000))
+    spent = time.monotonic() - began
+
+    assert set(verdicts) == {Verdict.FORWARD_OPENED, refusal}
+    assert 300 <= verdicts[Verdict.FORWARD_OPENED] <= 300 + 300 * (spent + 0.01)
+
+
+def test_tokens_are_given_back_by_both_cpus(unconfigured, driver):
+    """What the members refuse leaves the bucket as it was, to the token."""
+    load = limited(unconfigured, cps=1_000_000)
+    for number in unconfigured.entries.endpoints:
+        unconfigured.maps["load"].memory()[number].ceiling = 10
+    now = unconfigured.maps.clock.now() * (1 << TICK_SHIFT) * RATE_SECOND // unconfigured.settings.hz
+    load.due = now + RATE_SECOND * 8 // 10  # so that time does not come to it meanwhile
+    before, interval = load.due, RATE_SECOND // 1_000_000
+    verdicts = sent(unconfigured, driver, Burst(5_000, SYN), Burst(5_000, SYN, first=5_000))
+    for number, endpoint in unconfigured.entries.endpoints.items():
+        unconfigured.maps["load"].memory()[number].ceiling = endpoint.ceiling
+
+    assert verdicts[Verdict.FORWARD_OPENED] == 20
+    assert load.due == before + 20 * interval
+    assert load.active == 20
 
 
 def test_one_tuple_on_two_cpus_is_one_connection(unconfigured, driver):

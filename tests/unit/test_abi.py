@@ -5,7 +5,7 @@ from enum import IntEnum
 
 import pytest
 
-from ipbackend import abi, model, sizing
+from ipbackend import abi, model, schedule, sizing
 from ipbackend.datapath.source import bpf_directory
 
 HEADER = re.sub(r"/\*.*?\*/", "", (bpf_directory() / "abi.h").read_text(), flags=re.DOTALL)
@@ -67,6 +67,13 @@ def test_constants_are_the_same_on_both_sides() -> None:
     assert CONSTANTS["MAX_SNAT_ADDRESSES"] == max(sizing.SNAT_COUNTS)
     assert CONSTANTS["FIRST_SNAT_PORT"] == sizing.FIRST_SNAT_PORT
     assert CONSTANTS["BUCKET_ENTRIES"] == sizing._BUCKET_ENTRIES == abi.BUCKET_ENTRIES
+
+
+def test_hashes_are_the_same_on_both_sides() -> None:
+    text = (bpf_directory() / "schedule.h").read_text()
+    assert f"#define SPREAD {schedule._SPREAD:#x}ULL" in text
+    assert f"#define GOLDEN {schedule._GOLDEN:#x}ULL" in text
+    assert re.search(rf"#define DRAWS {schedule.DRAWS}\b", text)
 
 
 def test_the_largest_table_holds_every_port() -> None:
