@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
+from socket import htons
 from typing import NamedTuple
 
 from ipbackend.abi import Verdict
@@ -10,9 +12,9 @@ from ipbackend.frame import Ending, Tuple
 from ipbackend.model import Algorithm
 from ipbackend.plan import Pool
 from ipbackend.reader import Load, Reader
+from ipbackend.schedule import DRAWS, client_hash, client_turns
 
-DRAWS = 16  # as in schedule.h, and the next three: held equal by a test
-SPREAD, NEXT_DRAW, TIE_BITS = 0xD6E8FEB86659FD93, 0x9E3779B97F4A7C15, 16
+SPREAD, GOLDEN, TIE_BITS = 0xD6E8FEB86659FD93, 0x9E3779B97F4A7C15, 10  # as in schedule.h, held equal by a test
 _WORD = (1 << 64) - 1
 _HOW = {
     Algorithm.ROUND_ROBIN: "weighted round robin",
@@ -47,33 +49,25 @@ class _Draw:
     pool: Pool
     seed: int
 
-    def rank(self, index: int) -> tuple[Fraction, int]:
-        """By load: connections for each part of its weight; by source: a number drawn from both, for its weight."""
+    def rank(self, index: int, tie: bool = True) -> Fraction:
+        """For its weight: its connections, or what is drawn for client and member; of equals, what is drawn decides."""
         endpoint = self.pool.members[index]
-        drawn = spread((self.seed ^ endpoint) * NEXT_DRAW)
+        drawn = (self.seed ^ endpoint) * GOLDEN & _WORD
+        drawn = (drawn ^ drawn >> 32) * SPREAD & _WORD
         amount = drawn >> 40 if self.pool.by_source else self.reader.load(endpoint).active
-        return Fraction(amount, self.pool.weights[index]), drawn & (1 << TIE_BITS) - 1
+        below = drawn >> 16 & (1 << TIE_BITS) - 1 if tie else 0
+        return Fraction(amount << 2 * TIE_BITS | below, self.pool.weights[index])
 
     def has_room(self, index: int) -> bool:
         """For one connection more."""
         return self.reader.load(self.pool.members[index]).has_room
 
 
-def spread(number: int) -> int:
-    """The bits of a 64-bit number, over all of them."""
-    number &= _WORD
-    number ^= number >> 32
-    number = number * SPREAD & _WORD
-    return number ^ number >> 32
-
-
 def source_hash(client: Tuple, algorithm: Algorithm) -> int:
     """What a client is known by: its address, or all that tells its connection from others."""
     address, vip = (int.from_bytes(one.packed, "little") for one in (client.client, client.vip))
-    sport, dport = (int.from_bytes(port.to_bytes(2, "big"), "little") for port in (client.client_port, client.vip_port))
-    if algorithm is not Algorithm.SOURCE_IP_PORT:
-        return spread(spread(address))
-    return spread(spread(address | vip << 32) ^ (client.protocol << 32 | sport << 16 | dport))
+    ports = htons(client.client_port) << 16 | htons(client.vip_port)
+    return client_hash(algorithm, address, vip, ports, client.protocol)
 
 
 def choose(reader: Reader, number: int, client: Tuple) -> Choice:
@@ -125,17 +119,18 @@ def _in_order(draw: _Draw, turn: int, how: list[tuple[str, str]]) -> Iterator[in
     if not pool.by_source:
         draw.seed = (turn + len(drawn) - 1) * SPREAD & _WORD
     first = drawn[0] if least and draw.has_room(drawn[0]) else None
-    ranks = {index: draw.rank(index) for index in range(len(pool.members))}
-    if first is not None:
-        ranks[first] = (ranks[first][0], 0)
-    yield from sorted(ranks, key=lambda index: (*ranks[index], index != first, index))
+    ranks = {index: draw.rank(index, tie=index != first) for index in range(len(pool.members))}
+    yield from sorted(ranks, key=lambda index: (ranks[index], index != first, index))
 
 
-def _turns(draw: _Draw, turn: int, count: int) -> Iterator[int]:
-    at = draw.seed
-    for number in range(count):
-        at = spread(at + NEXT_DRAW) if draw.pool.by_source else turn + number
-        yield draw.pool.schedule[at % len(draw.pool.schedule)]
+def _turns(draw: _Draw, turn: int, most: int) -> Iterator[int]:
+    """The members whose turns come next."""
+    schedule = draw.pool.schedule
+    length = len(schedule)
+    if draw.pool.by_source:
+        places = islice(client_turns(draw.seed, length), min(most, length))
+        return (schedule[place] for place in places)
+    return (schedule[(turn + number) % length] for number in range(min(most, length)))
 
 
 def _refusal(loads: Iterable[Load]) -> Ending:

@@ -111,7 +111,7 @@ def unsettle(dataplane: Dataplane, random: Random) -> None:
 
 def limit(dataplane: Dataplane, random: Random) -> None:
     """Budgets of handshakes below some ceilings, most of many members lost; rates used up for long, or not at all."""
-    limits, lost = random.choice(((1,), (1, 2, 4), (4,))), random.choice((0.0, 0.9))
+    limits, lost = random.choice(((1,), (1, 2, 4), (4,))), random.choice((0.0, 0.9, 0.9))
     for number, endpoint in dataplane.entries.endpoints.items():
         load = dataplane.maps["load"].memory()[number]
         load.half_open_limit = random.choice(limits)
