@@ -14,12 +14,12 @@ from ipbackend.configuration import Configuration, check_transition
 from ipbackend.datapath.maps import Maps
 from ipbackend.edits import Edit
 from ipbackend.errors import IpbackendError, NotRunningError
+from ipbackend.finding import Finding
 from ipbackend.forwarding import Forwarding, unload
 from ipbackend.health.book import Book
 from ipbackend.model import EndpointKey, Gateway
 from ipbackend.network import Network
 from ipbackend.plan import gateway_of
-from ipbackend.preparation import Finding
 from ipbackend.store import LINK, Revision, Stamp, Store
 from ipbackend.view import View
 

@@ -30,12 +30,12 @@ from ipbackend.configuration import Configuration
 from ipbackend.control import Control
 from ipbackend.edits import Edit
 from ipbackend.errors import DatapathError
+from ipbackend.finding import Finding
 from ipbackend.forwarding import unload as unload_forwarding
 from ipbackend.health.monitors import Monitors
 from ipbackend.health.states import Health
 from ipbackend.model import EndpointKey
 from ipbackend.network import Network
-from ipbackend.preparation import Finding
 from ipbackend.store import LINK, Revision, Stamp
 from ipbackend.view import View
 

@@ -20,10 +20,10 @@ from ipbackend.datapath.loader import ENTRY, Program, pinned_program, unpin
 from ipbackend.datapath.maps import Maps
 from ipbackend.datapath.tables import Tables
 from ipbackend.edits import find
+from ipbackend.finding import Finding
 from ipbackend.model import AttachMode, EndpointKey, Gateway, Protocol
 from ipbackend.network import Interface, Network
 from ipbackend.plan import gateway_of, serving
-from ipbackend.preparation import Finding
 from ipbackend.probe import expired, probes
 from ipbackend.reconcile import Reconciler
 from ipbackend.trial import Trial, prepared

@@ -11,10 +11,10 @@ import struct
 import time
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address
-from typing import NamedTuple
 
 from ipbackend.configuration import Configuration
 from ipbackend.errors import ConfigurationError, Kind, NetworkError, Problem
+from ipbackend.finding import Finding
 from ipbackend.model import EndpointKey
 from ipbackend.model import Network as Wanted
 from ipbackend.network import Network
@@ -26,15 +26,6 @@ RESOLVE = 1.5  # seconds for a next hop to answer ARP: the kernel asks once a se
 CONNECT = 1.0  # seconds for the member to answer the gateway's own address
 POLL = 0.01
 SMALLEST_MTU = 576  # that any host must take (RFC 791)
-
-
-class Finding(NamedTuple):
-    """What a step found: good, bad, or None where it could not tell; and what to do about it."""
-
-    step: str
-    good: bool | None
-    what: str
-    remedy: str = ""
 
 
 def of_network(configuration: Configuration, wanted: Wanted, network: Network) -> Iterator[Finding]:

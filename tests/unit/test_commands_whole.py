@@ -22,8 +22,8 @@ from ipbackend.cli import main
 from ipbackend.cli.plan import show_changes, summary
 from ipbackend.errors import ConfigurationError
 from ipbackend.export import to_toml
+from ipbackend.finding import Finding
 from ipbackend.model import EndpointKey, Protocol
-from ipbackend.preparation import Finding
 from tests.unit.commands import NAMED, data, ipbackend, refused, said
 from tests.unit.serving import Kept
 from tests.unit.wanted import FULL, VPC, WEB

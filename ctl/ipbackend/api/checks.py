@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from typing import Annotated
 
 from ipbackend.api.base import OURS, Address, Answer, Body, Id, RequestId, Serving, Shown, number, router
+from ipbackend.finding import Finding
 from ipbackend.model import EndpointKey, Member, Protocol
-from ipbackend.preparation import Finding
 
 operations = router(f"{OURS}/checks", "checks")
 

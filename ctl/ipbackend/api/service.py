@@ -6,9 +6,9 @@ from typing import Protocol, TypeVar
 from ipbackend.changes import Change
 from ipbackend.configuration import Configuration
 from ipbackend.edits import Edit
+from ipbackend.finding import Finding
 from ipbackend.health.states import Health
 from ipbackend.model import EndpointKey
-from ipbackend.preparation import Finding
 from ipbackend.store import Revision, Stamp
 from ipbackend.view import View
 

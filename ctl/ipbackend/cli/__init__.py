@@ -16,6 +16,8 @@ COMMANDS = {
     "completion": "ipbackend.cli.completion:completion",
     "connection": "ipbackend.cli.connection:connection",
     "counters": "ipbackend.cli.counters:counters",
+    "doctor": "ipbackend.cli.doctor:doctor",
+    "explain": "ipbackend.cli.explain:explain",
     "export": "ipbackend.cli.export:export",
     "gateway": "ipbackend.cli.gateway:gateway",
     "healthmonitor": "ipbackend.cli.healthmonitor:healthmonitor",
@@ -85,7 +87,7 @@ def main(ctx: click.Context, run_dir: Path) -> None:
     """L4 load balancing in XDP to members that are nothing but a private IPv4 address.
 
     Nouns group, verbs act. Changes are asked of the daemon, which makes them at once and keeps them. What only
-    looks (list, connection, counters, map, audit) reads the kernel's maps directly, with or without a daemon.
+    looks (list, connection, counters, explain, map, audit) reads the kernel's maps directly, with or without a daemon.
     The exit status is 0, 1 for what is refused, 2 for a wrong call.
     """
     ctx.obj = run_dir

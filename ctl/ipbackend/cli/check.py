@@ -8,10 +8,8 @@ from ipbackend import config
 from ipbackend.cli import output as out
 from ipbackend.configuration import Configuration
 from ipbackend.plan import gateway_of
-from ipbackend.sizing import Required, flow_index_buckets, gateway_slots
+from ipbackend.sizing import Required, tables_memory
 
-BYTES_PER_SLOT = 72  # 64 of the connection, 8 of the ring of free slots
-BYTES_PER_BUCKET = 64
 MIB = 1 << 20
 
 
@@ -35,7 +33,8 @@ def check(file: Path, output: out.Format) -> None:
         "health_monitors": len(configuration.health_monitors),
         "ip_groups": len(configuration.ip_groups),
     }
-    required, memory = _required(configuration), memory_of(configuration)
+    required = _required(configuration)
+    memory = tables_memory(gateway_of(configuration).max_connections)
     if output is not out.Format.TABLE:
         addresses = {"total": required.total, "parts": required.parts}
         out.show_data(output, {**counts, "addresses_required": addresses, "memory_bytes": memory})
@@ -55,9 +54,3 @@ def _required(configuration: Configuration) -> Required:
         "snat": len(gateway_of(configuration).snat_addresses),
     }
     return Required(sum(parts.values()), parts)
-
-
-def memory_of(configuration: Configuration) -> int:
-    """Bytes of the tables that grow with connections: slots and flow index."""
-    connections = gateway_of(configuration).max_connections
-    return gateway_slots(connections) * BYTES_PER_SLOT + flow_index_buckets(connections) * BYTES_PER_BUCKET

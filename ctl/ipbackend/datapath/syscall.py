@@ -57,9 +57,11 @@ def _address(buffer: object) -> int:
     return ctypes.addressof(buffer)  # type: ignore[arg-type]
 
 
-def map_create(kind: int, key_size: int, value_size: int, max_entries: int, flags: int, name: str) -> int:
-    """A new map's file descriptor."""
-    attributes = struct.pack("5I2I16s", kind, key_size, value_size, max_entries, flags, 0, 0, name.encode()[:15])
+def map_create(
+    kind: int, key_size: int, value_size: int, max_entries: int, flags: int, name: str, inner: int = 0
+) -> int:
+    """A new map's file descriptor; `inner` is that of a map like those that a map of maps is to hold."""
+    attributes = struct.pack("5I2I16s", kind, key_size, value_size, max_entries, flags, inner, 0, name.encode()[:15])
     return _bpf(_MAP_CREATE, attributes)
 
 
@@ -191,6 +193,12 @@ def program_id(fd: int) -> int:
     """The id of a loaded program, as netlink reports it for an interface."""
     number: int = struct.unpack("II", _info(fd, 8))[1]
     return number
+
+
+def jited_size(fd: int) -> int:
+    """Bytes of machine code that a loaded program became, 0 where it is interpreted."""
+    size: int = struct.unpack("2I8xI", _info(fd, 20))[2]
+    return size
 
 
 def map_memory(fd: int, size: int) -> mmap.mmap:

@@ -121,11 +121,7 @@ class Tables:
 
     def read(self, pools: Collection[int] = ()) -> Entries:
         """What the maps hold now; of pools those that a listener points to, and `pools` where they are there."""
-        listeners = {
-            ListenerKey(*_socket_of(key)): self._listener(number, value)
-            for key, number in self._listeners.entries()
-            for value in [self._maps["listeners"].memory()[number]]
-        }
+        listeners = {ListenerKey(*_socket_of(key)): self.listener(number) for key, number in self._listeners.entries()}
         return Entries(
             addresses={
                 ip_from_map(parts_of(key)[0]): Address(Role(number >> ROLE_SHIFT), number & (1 << ROLE_SHIFT) - 1)
@@ -134,7 +130,7 @@ class Tables:
             access={_access_of(key): True for key in self._maps["access"].all_keys()},
             listeners=listeners,
             pools={
-                number: self._pool(number)
+                number: self.pool(number)
                 for number in {one.pool for one in listeners.values()} - {NO_POOL} | set(pools)
                 if number not in pools or self._maps["pools"].inner_size(number)
             },
@@ -172,7 +168,8 @@ class Tables:
         """Return when every packet that entered before has left: the kernel waits so after a map of maps changes."""
         self._maps["pools"].clear_inner([NO_POOL])
 
-    def _pool(self, number: int) -> Pool:
+    def pool(self, number: int) -> Pool:
+        """A pool as it is now; of one that is not there, an empty one."""
         inner = self._maps["pools"].inner(number)
         if inner is None:
             return Pool()
@@ -187,7 +184,9 @@ class Tables:
             words[PoolWord.PERSISTENCE],
         )
 
-    def _listener(self, number: int, value: Any) -> Listener:
+    def listener(self, number: int) -> Listener:
+        """A listener as it is now."""
+        value = self._maps["listeners"].memory()[number]
         mode = abi.Access(value.access & (1 << ACCESS_BITS) - 1)
         return Listener(
             number,
