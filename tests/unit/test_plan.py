@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from ipaddress import IPv4Address
 from itertools import pairwise
 from random import Random
@@ -16,7 +16,20 @@ from ipbackend.config import parse
 from ipbackend.configuration import Configuration
 from ipbackend.errors import ConfigurationError
 from ipbackend.model import EndpointKey, Protocol
-from ipbackend.plan import Action, Address, Entries, HopKey, ListenerKey, NextHop, Step, diff, hop_of, hops, plan
+from ipbackend.plan import (
+    Action,
+    Address,
+    Entries,
+    HopKey,
+    Leaving,
+    ListenerKey,
+    NextHop,
+    Step,
+    diff,
+    hop_of,
+    hops,
+    plan,
+)
 from ipbackend.sizing import gateway_slots
 
 INTERFACES = {"eth0": 1, "eth1": 2}
@@ -312,3 +325,69 @@ def test_a_listeners_connections_end_with_it_but_not_with_a_change_of_its_pool()
     ended = [step.key for step in diff(have, planned(changed, have)) if step.action is Action.END]
 
     assert ended == [ListenerKey(IPv4Address(VIPS[0]), 81, Protocol.TCP)]
+
+
+# --- What leaves.
+
+BACK = configuration({"web": [member("10.0.0.11", weight=2)], "idle": []}, {"web": (0, 80, "web")})
+GONE = EndpointKey(IPv4Address("172.16.0.5"), 80, Protocol.TCP)
+LEAVING = Leaving(frozenset({GONE}), frozenset({IPv4Address(VIPS[1])}))
+
+
+def departing(wanted: Configuration, have: Entries, leaving: Leaving = LEAVING) -> Entries:
+    ways = ways_to(wanted)
+    ways |= {hop: ways_to(SMALL)[hop] for hop in hops(wanted, leaving.endpoints) - ways.keys()}
+    return plan(wanted, ways, {1: 1500}, have, SLOTS, leaving)
+
+
+def test_what_leaves_stays_as_it_was_and_takes_no_connections() -> None:
+    have = planned(SMALL)
+    want = departing(BACK, have)
+    number = have.endpoint_ids[GONE]
+
+    assert want.endpoints[number] == replace(have.endpoints[number], ceiling=0)
+    assert want.endpoint_ids[GONE] == number
+    assert want.next_hops[want.endpoints[number].next_hop].address == IPv4Address("10.0.0.2")
+    assert want.addresses[IPv4Address(VIPS[1])] == Address(Role.VIP)
+    assert all(number not in pool.members for pool in want.pools.values())
+    assert dangling(want) == []
+    steps = {(step.action, step.table, step.key) for step in diff(have, want)}
+    assert (Action.SET, "endpoints", number) in steps
+    assert not any(action is Action.END and table == "endpoints" for action, table, _ in steps)
+
+
+def test_what_is_released_goes() -> None:
+    have = departing(BACK, planned(SMALL))
+    want = departing(BACK, have, Leaving())
+
+    assert want == planned(BACK, have)
+    assert GONE not in want.endpoint_ids
+    assert (Action.END, "endpoints", have.endpoint_ids[GONE]) in {step[:3] for step in diff(have, want)}
+
+
+def test_a_member_that_comes_back_meanwhile_has_its_table_and_its_connections() -> None:
+    have = planned(SMALL)
+    assert departing(SMALL, departing(BACK, have)) == have
+
+
+def test_the_table_of_what_leaves_is_not_given_to_another() -> None:
+    have = departing(BACK, planned(SMALL))
+    more = configuration(
+        {"web": [member("10.0.0.11", weight=2), member("10.0.0.12", max_connections=50)]}, {"web": (0, 80, "web")}
+    )
+    want = departing(more, have)
+    rows = sorted((one.first, one.slots) for one in want.endpoints.values())
+
+    assert len(rows) == 3
+    assert all(first + slots <= after for (first, slots), (after, _) in pairwise(rows))
+
+
+def test_without_its_network_it_stays_with_the_next_hop_that_it_had() -> None:
+    have = planned(SMALL)
+    text = replace(BACK, networks={key: one for key, one in BACK.networks.items() if one.name == "vpc"})
+    want = departing(text, have)
+    number = have.endpoint_ids[GONE]
+
+    assert want.endpoints[number].next_hop == have.endpoints[number].next_hop
+    assert want.next_hops[want.endpoints[number].next_hop] == have.next_hops[have.endpoints[number].next_hop]
+    assert dangling(want) == []
