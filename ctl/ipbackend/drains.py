@@ -193,8 +193,9 @@ class Drains:
         self._ends = ends
 
     def left(self, drain: Drain) -> float:
-        """Seconds until its connections are cut."""
-        return max(self._ends[drain.claim][1] - self._steady(), 0.0)
+        """Seconds until its connections are cut; none of one that is over."""
+        _, end = self._ends.get(drain.claim, (0, self._steady()))
+        return max(end - self._steady(), 0.0)
 
     def due(self) -> list[Drain]:
         """Those whose delay has run out."""

@@ -81,7 +81,7 @@ def load(view: View) -> Load:
         reverse=True,
     )
     return Load(
-        sum(one.active for one in fullest),
+        sum(map(view.active, view.entries.endpoints)),
         [_listener(view, one) for one in have.listeners.values()],
         [_pool(view, one) for one in have.pools.values()],
         [one for one in fullest[:_FULLEST] if one.active],

@@ -246,6 +246,8 @@ def test_it_is_due_when_its_delay_has_run_out(clocks: Clocks) -> None:
     clocks.pass_(0.2)
     assert drains.due() == [one]
     assert drains.without({one.claim}) == ()
+    drains.set(())
+    assert drains.left(one) == 0  # asked by somebody who has seen it a moment ago
 
 
 @pytest.mark.parametrize("jump", [-86_400, -1, 1, 86_400])
