@@ -95,7 +95,7 @@ enum phase {
 	SLOT_ESTABLISHED,	/* TCP after its handshake; UDP at once */
 	SLOT_CLOSING,		/* one side's FIN seen */
 	SLOT_CLOSED,		/* in the queue, but answers late packets until reused or rested */
-	SLOT_EXPIRED,		/* the same, but answers with a RST */
+	SLOT_EXPIRED,		/* ended by the sweep, not by its ends: the same, but answers with a RST */
 };
 
 /* A connection's state word, always changed whole by compare and swap: generation | flags | phase. */
@@ -103,12 +103,18 @@ enum phase {
 #define STATE_FIN_CLIENT 0x100ULL
 #define STATE_FIN_MEMBER 0x200ULL
 #define STATE_RESET 0x400ULL		/* a RST of the member's did not fit: believed if silence follows */
+#define STATE_TOLD_CLIENT 0x800ULL	/* of an expired connection: this end has spoken, and got its RST */
+#define STATE_TOLD_MEMBER 0x1000ULL
 #define STATE_GENERATION 0x10000ULL	/* one more each time the slot is taken */
 
+/* Which connections a sweep ends. Either end of a TCP connection is told, but by SWEEP_ENDPOINT. */
 enum sweep_mode {
 	SWEEP_EXPIRED,		/* what has been silent for too long */
-	SWEEP_ENDPOINT,		/* every connection of the endpoint */
-	SWEEP_ORPHANS,		/* every connection whose listener is gone */
+	SWEEP_ENDPOINT,		/* every slot is made free: the endpoint goes */
+	SWEEP_ORPHANS,		/* those whose listener is gone */
+	SWEEP_REMOVED,		/* those to a member that is gone: of listener `only`, or all if that is 0 */
+	SWEEP_DRAINED,		/* the same, whose delay has run out */
+	SWEEP_KILLED,		/* the one in this slot, if its generation is `only` */
 };
 
 /*
@@ -320,6 +326,8 @@ struct endpoint_count {
 	__u64 closed;		/* by FIN or RST */
 	__u64 expired;		/* by silence */
 	__u64 removed;		/* with its member or listener */
+	__u64 drained;		/* by the end of its member's deregistration delay */
+	__u64 killed;		/* one by one */
 };
 
 /*
@@ -331,6 +339,7 @@ struct sweep {
 	__u32 endpoint;
 	__u32 slot;		/* of the endpoint, from 0 on: the next one to look at; moves on */
 	__u32 mode;		/* enum sweep_mode */
+	__u32 only;
 	__u32 ended;		/* connections ended so far */
 	__u32 rested;		/* closed slots whose rest is over */
 	__u32 at;		/* tick of this run */

@@ -144,6 +144,8 @@ int ipbackend_sweep(struct __sk_buff *skb)
 	for (i = 0; endpoint && i < SWEEP_SLICE && sweep->slot < endpoint->slots; i++) {
 		sweep_slot(sweep, endpoint->first + sweep->slot, at, settings);
 		sweep->slot++;
+		if (sweep->mode == SWEEP_KILLED)
+			break;
 	}
 	return 0;
 }

@@ -29,14 +29,26 @@ static __always_inline bool is_orphan(const struct connection *connection)
 	return !listener || !listener->idle_timeout;
 }
 
+/* Whether an order that is not about time concerns this connection. */
+static __always_inline bool is_meant(const struct connection *connection, __u64 state, const struct sweep *sweep)
+{
+	if (sweep->mode == SWEEP_KILLED)
+		return (__u32)(state / STATE_GENERATION) == sweep->only;
+	return !sweep->only || connection->listener == sweep->only;
+}
+
 static __always_inline bool is_due(const struct connection *connection, __u64 state, __u32 at,
 				   const struct gateway *settings, const struct sweep *sweep)
 {
+	__u64 phase = state & STATE_PHASE;
+
+	if (sweep->mode == SWEEP_EXPIRED)
+		return (__s32)(at - connection->last_seen) >= (__s32)patience(connection, state, settings);
 	if (sweep->mode == SWEEP_ENDPOINT)
 		return true;
-	if (sweep->mode == SWEEP_ORPHANS)
-		return is_orphan(connection);
-	return (__s32)(at - connection->last_seen) >= (__s32)patience(connection, state, settings);
+	if (sweep->mode == SWEEP_ORPHANS)	/* a late packet would be counted for another listener of that id */
+		return phase != SLOT_EXPIRED && is_orphan(connection);
+	return phase < SLOT_CLOSED && is_meant(connection, state, sweep);
 }
 
 /* Either end of a TCP connection may not know that it is over: the slot stays to tell whoever speaks next. */
@@ -46,12 +58,27 @@ static __always_inline bool retire(struct connection *connection, __u64 have, __
 	return change_state(connection, have, with_phase(have, SLOT_EXPIRED));
 }
 
+static __always_inline void count_end(__u32 endpoint, __u32 mode)
+{
+	struct endpoint_count *count = endpoint_counts.lookup(&endpoint);
+
+	if (!count)
+		return;
+	if (mode == SWEEP_EXPIRED)
+		count->expired++;
+	else if (mode == SWEEP_DRAINED)
+		count->drained++;
+	else if (mode == SWEEP_KILLED)
+		count->killed++;
+	else
+		count->removed++;
+}
+
 /* One slot: taken from its connection if that is due. */
 static __always_inline void sweep_slot(struct sweep *sweep, place at_place, __u32 at, const struct gateway *settings)
 {
-	__u32 endpoint = sweep->endpoint, listener;
+	__u32 listener;
 	struct connection *connection = connection_at(at_place);
-	struct endpoint_count *count;
 	__u64 have, phase;
 	bool ended;
 
@@ -62,7 +89,7 @@ static __always_inline void sweep_slot(struct sweep *sweep, place at_place, __u3
 	phase = have & STATE_PHASE;
 	if (phase < SLOT_SYN_SENT || !is_due(connection, have, at, settings, sweep))
 		return;
-	if (sweep->mode == SWEEP_EXPIRED && connection->protocol == IPPROTO_TCP && phase < SLOT_CLOSED)
+	if (sweep->mode != SWEEP_ENDPOINT && connection->protocol == IPPROTO_TCP && phase < SLOT_CLOSED)
 		ended = retire(connection, have, at);
 	else
 		ended = vacate(connection, have, at_place);
@@ -72,15 +99,9 @@ static __always_inline void sweep_slot(struct sweep *sweep, place at_place, __u3
 		sweep->rested++;
 		return;
 	}
-	release(endpoint, listener, at_place, counts_for(have));
+	release(sweep->endpoint, listener, at_place, counts_for(have));
 	sweep->ended++;
-	count = endpoint_counts.lookup(&endpoint);
-	if (!count)
-		return;
-	if (sweep->mode == SWEEP_EXPIRED)
-		count->expired++;
-	else
-		count->removed++;
+	count_end(sweep->endpoint, sweep->mode);
 }
 
 #endif

@@ -16,10 +16,15 @@ static __always_inline enum verdict fits(struct packet *pkt, __u32 mtu, enum ver
 	return REJECT_TOO_BIG;
 }
 
-/* The other end has been forgotten, and this one is told by a RST, but none answers a RST or half a segment. */
-static __always_inline enum verdict too_late(const struct packet *pkt)
+/* The connection has been ended, and who speaks is told by a RST, but none answers a RST or half a segment. */
+static __always_inline enum verdict too_late(const struct packet *pkt, __u32 role, const struct flow *flow)
 {
-	return (pkt->tcp_flags & TCP_RST) || !pkt->ports ? DROP_NO_CONNECTION : REJECT_EXPIRED;
+	__u64 told = role >> ROLE_SHIFT == ROLE_SNAT ? STATE_TOLD_MEMBER : STATE_TOLD_CLIENT;
+
+	if (!pkt->ports)
+		return DROP_NO_CONNECTION;
+	change_state(flow->connection, flow->state, flow->state | told);
+	return pkt->tcp_flags & TCP_RST ? DROP_NO_CONNECTION : REJECT_EXPIRED;
 }
 
 /*
@@ -94,11 +99,11 @@ static __always_inline enum verdict forward_uncommon(struct packet *pkt)
 	if (verdict == NEXT_STEP && is_later_fragment(pkt))
 		return DROP_FRAGMENT;
 	if (verdict == DROP_NO_NEXT_HOP && (flow.state & STATE_PHASE) == SLOT_EXPIRED)
-		return too_late(pkt);	/* its sender is told, whether or not there is a way on */
+		return too_late(pkt, role, &flow);	/* its sender is told, whether or not there is a way on */
 	if (verdict != FORWARD_REQUEST && verdict != FORWARD_REPLY)
 		return verdict;
 	if ((flow.state & STATE_PHASE) == SLOT_EXPIRED)
-		return too_late(pkt);
+		return too_late(pkt, role, &flow);
 	verdict = fits(pkt, out.mtu, verdict);
 	if (verdict != FORWARD_REQUEST && verdict != FORWARD_REPLY)
 		return verdict;

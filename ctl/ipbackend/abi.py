@@ -88,6 +88,9 @@ class SweepMode(IntEnum):
     EXPIRED = 0
     ENDPOINT = auto()
     ORPHANS = auto()
+    REMOVED = auto()
+    DRAINED = auto()
+    KILLED = auto()
 
 
 class PoolWord(IntEnum):
@@ -116,6 +119,9 @@ class Access(IntEnum):
     DENY = auto()
 
 
+STATE_TOLD_CLIENT = 0x800
+STATE_TOLD_MEMBER = 0x1000
+STATE_GENERATION = 0x10000
 TICK_SHIFT = 4
 SWEEP_SLICE = 64
 MAX_LISTENERS = 16384  # and pools

@@ -41,6 +41,17 @@ class Peer(NamedTuple):
     address: IPv4Address
     port: int | None
 
+    def __str__(self) -> str:
+        return f"{self.address}:{self.port}" if self.port else str(self.address)
+
+
+class Target(NamedTuple):
+    """A connection to be ended: its endpoint's id, its slot, and the state word that it had when it was found."""
+
+    endpoint: int
+    slot: int
+    state: int
+
 
 def peer(text: str) -> Peer:
     """`ADDRESS` or `ADDRESS:PORT`. ConfigurationError: it is neither."""
@@ -61,6 +72,24 @@ def connections(
     """The connections in one of `phases`, endpoint by endpoint, slot by slot."""
     wanted = view.configuration.listeners.values()
     listeners = {entry.id: one for one in wanted if (entry := view.listener_entry(one))}
+    for number, slot, row in _found(view, phases, member, client):
+        endpoint = view.entries.endpoints[number]
+        yield _connection(row, endpoint, slot, listeners.get(row.listener), view.maps.clock)
+
+
+def targets(view: View, member: Peer | None = None, client: Peer | None = None, listener: str = "") -> Iterator[Target]:
+    """Open connections to be ended: to a member, of a client, by a listener (its id)."""
+    wanted = view.configuration.listeners.get(listener)
+    entry = view.listener_entry(wanted) if wanted else None
+    if listener and not entry:
+        return
+    for number, slot, row in _found(view, OPEN, member, client):
+        if not entry or row.listener == entry.id:
+            yield Target(number, slot, row.state)
+
+
+def _found(view: View, phases: bytes, member: Peer | None, client: Peer | None) -> Iterator[tuple[int, int, Any]]:
+    """The endpoint's id, the slot, and what it holds."""
     for number, endpoint in view.entries.endpoints.items():
         if member and not _is(member, endpoint.key.address, endpoint.key.port):
             continue
@@ -68,7 +97,7 @@ def connections(
         for slot in _slots(memory, view.maps["conntrack"].leaf, phases, client):
             row = _copy(view.maps["conntrack"].leaf, memory, slot)
             if row is not None and row.state & 0xFF in phases:
-                yield _connection(row, endpoint, slot, listeners.get(row.listener), view.maps.clock)
+                yield number, slot, row
 
 
 def open_by_snat(view: View) -> dict[IPv4Address, int]:

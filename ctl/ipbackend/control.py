@@ -6,14 +6,16 @@ Everything here is done by one thread, in the order it was asked for. It knows n
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ipbackend.changes import Change, between
 from ipbackend.configuration import Configuration, check_transition
+from ipbackend.connections import Target
 from ipbackend.datapath.maps import Maps
+from ipbackend.drains import NO_DELAYS, Claim, Drain, Drains, Stage
 from ipbackend.edits import Edit
-from ipbackend.errors import IpbackendError, NotRunningError
+from ipbackend.errors import ConfigurationError, IpbackendError, Kind, NotRunningError, Problem
 from ipbackend.finding import Finding
 from ipbackend.forwarding import Forwarding, unload
 from ipbackend.health.book import Book
@@ -47,6 +49,8 @@ class Control:
         self._forwarding: Forwarding | None = None
         self.book = Book()  # who is asked whether it serves, and what was answered
         self.followed: Callable[[], None] = lambda: None  # called when the book has turned to another configuration
+        self.drains = Drains(self._store.drains)
+        self._down: frozenset[str] = frozenset()  # members that get no connections by what was answered
         self._skipped, self._patience = 0, 1  # refreshes since the last attempt to load, and before the next one
         self.problem = ""  # why not everything is as wanted, or nothing
         self.drift: list[str] = []  # what others changed, as the last refresh found it
@@ -76,7 +80,7 @@ class Control:
         if forwarding is None:
             raise NotRunningError("gateway: nothing is loaded (set its interfaces and SNAT addresses)")
         with Maps(self._run_directory) as maps:  # descriptors of our own: those of the data plane may be closed
-            yield View(maps, self.configuration, forwarding.reconciler.entries, self.book.states)
+            yield View(maps, self.configuration, forwarding.reconciler.entries, self.book.states, self.drains.running)
 
     def start(self) -> None:
         """Take over or set up the data plane. Where that fails, say so and try again with every refresh."""
@@ -89,22 +93,46 @@ class Control:
         except IpbackendError as error:
             self._failed(error)
             self._close_forwarding()
+            return
+        here = self._stage(self.configuration)
+        self.drains.set(self.drains.after(here, here))  # without those of a change that never came
+        self._depart()
 
-    def change(self, author: str, edit: Edit, what: str = "", dry_run: bool = False) -> list[Change]:
+    def change(
+        self, author: str, edit: Edit, what: str = "", dry_run: bool = False, delays: Mapping[Claim, int] = NO_DELAYS
+    ) -> list[Change]:
         """Bring what is wanted, and then the kernel, to what `edit` makes of it; returns what that changed.
 
         It is kept and applied when this returns, or refused by an IpbackendError, and then nothing has changed.
+        `delays`, in seconds, are for members that get no connections any more, in place of their pools'.
         """
         have = self.configuration
         want = edit(have)
         check_transition(have, want)
         changes = between(have, want)
+        then = Stage(want, _out(self.book.shares(want)))
+        drains = self.drains.after(self._stage(have), then, delays)
+        if _reloads(have, want):
+            self._refuse_while_draining()
         reload = _reloads(have, want) or (want.gateway is not None and self._forwarding is None)
         if self._forwarding and not reload:
             self._forwarding.check(want)
         if not dry_run:
-            self._keep(have, want, author, what, self._reload if reload else self._apply)
+            before = self.drains.running
+            self._put(drains)  # first: if nothing comes of the change, the next start drops them
+            try:
+                self._keep(have, want, author, what, self._reload if reload else self._apply)
+            except BaseException:
+                self._put(before)
+                raise
+            self._down = then.down
+            self._depart()
         return changes
+
+    def kill(self, choose: Callable[[View], Iterable[Target]]) -> int:
+        """End the connections that `choose` finds, and tell both ends; returns how many."""
+        forwarding = self._forwarding_now()
+        return forwarding.kill(list(choose(self._view(forwarding))))
 
     def roll_back(self, author: str, number: int) -> list[Change]:
         """Make the state of revision `number` a new revision."""
@@ -145,18 +173,33 @@ class Control:
         self.problem = ""
 
     def weigh(self) -> None:
-        """Have new connections go to those who serve, by what the book says now."""
+        """Have new connections go to those who serve, by what the book says now; what the others have drains."""
         if self._forwarding is None:
             return
+        shares = self.book.shares(self.configuration)
         try:
-            self._forwarding.weigh(self.configuration, self.book.shares(self.configuration))
+            self._forwarding.weigh(self.configuration, shares)
+            if (down := _out(shares)) != self._down:
+                self._put(self.drains.after(self._stage(self.configuration), Stage(self.configuration, down)))
+                self._down = down
         except IpbackendError as error:
             self._failed(error)  # the next refresh tries again
 
     def sweep(self) -> None:
-        """End what has been silent for too long."""
+        """End what has been silent for too long, or whose delay has run out."""
         if self._forwarding:
             self._forwarding.sweep()
+            self._depart()
+
+    def tell(self) -> None:
+        """Have some more ends told that their connections are over."""
+        if self._forwarding:
+            self._forwarding.tell()
+
+    @property
+    def telling(self) -> bool:
+        """Whether there are ends that could be told right now."""
+        return self._forwarding is not None and self._forwarding.telling
 
     def examine(self, key: EndpointKey) -> list[Finding]:
         """Whether a member that is there, or to be added, is prepared."""
@@ -170,6 +213,33 @@ class Control:
         if self._forwarding is None:
             raise NotRunningError(self.problem or "gateway: nothing is loaded (set its interfaces and SNAT addresses)")
         return self._forwarding
+
+    def _view(self, forwarding: Forwarding) -> View:
+        return View(forwarding.maps, self.configuration, forwarding.reconciler.entries, drains=self.drains.running)
+
+    def _stage(self, configuration: Configuration) -> Stage:
+        return Stage(configuration, self._down)
+
+    def _put(self, drains: tuple[Drain, ...]) -> None:
+        self._store.keep_drains(drains)
+        self.drains.set(drains)
+
+    def _depart(self) -> None:
+        """Cut what is due and let go of what is over; where that fails, the next sweep tries again."""
+        if self._forwarding is None:
+            return
+        try:
+            done = self._forwarding.depart(self.configuration, self.drains)
+            self._put(self.drains.without(done))
+        except IpbackendError as error:
+            self._failed(error)
+
+    def _refuse_while_draining(self) -> None:
+        """A data plane that is made anew carries nothing over."""
+        if self.drains.running:
+            names = ", ".join(sorted({f"{one.address}:{one.port}" for one in self.drains.running}))
+            what = f"gateway: members still drain: {names} (wait for them, or kill their connections)"
+            raise ConfigurationError(Problem(what, Kind.IN_USE))
 
     def _publish(self) -> None:
         self.configuration: Configuration = self._store.configuration
@@ -216,7 +286,9 @@ class Control:
         """Who gets connections by what is loaded goes on getting them, until a check says otherwise."""
         forwarding = self._load(wanted)
         self.book.follow(wanted, forwarding.serving(wanted))
-        forwarding.start(wanted, self.book.shares(wanted))
+        shares = self.book.shares(wanted)
+        self._down = _out(shares)
+        forwarding.start(wanted, shares)
         self.followed()
 
     def _load(self, wanted: Configuration) -> Forwarding:
@@ -237,6 +309,11 @@ class Control:
         if str(error) != self.problem:
             log.error("not everything is as wanted: %s", error)
         self.problem = str(error)
+
+
+def _out(shares: Mapping[str, int]) -> frozenset[str]:
+    """The members, by id, that get no connections at all."""
+    return frozenset(number for number, tenths in shares.items() if not tenths)
 
 
 def _reloads(have: Configuration, want: Configuration) -> bool:

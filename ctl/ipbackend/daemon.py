@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import grp
 import logging
+import math
 import os
 import pwd
 import resource
@@ -15,7 +16,7 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -27,7 +28,9 @@ from ipbackend.api.app import create_app
 from ipbackend.changes import Change
 from ipbackend.client import SOCKET
 from ipbackend.configuration import Configuration
+from ipbackend.connections import Target
 from ipbackend.control import Control
+from ipbackend.drains import NO_DELAYS, Claim, Drains
 from ipbackend.edits import Edit
 from ipbackend.errors import DatapathError
 from ipbackend.finding import Finding
@@ -45,6 +48,7 @@ GROUP = "ipbackend"  # may use it, beside root
 TICK = 1.0  # seconds between sweeps
 REFRESH = 5.0  # seconds after which everything is compared with the kernel, events or none
 SHARE = 9  # a sweep or a look at the kernel is followed by a pause of so many times what it took
+TELLING_SHARE = 1  # the same while many ends are told that their connections are over
 SETTLE = 0.2  # seconds that netlink events are gathered
 GOODBYE = 5  # seconds that requests under way have when the daemon stops
 STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -102,9 +106,20 @@ class Service:
 
         return await asyncio.to_thread(looked)
 
-    async def change(self, author: str, edit: Edit, what: str = "", dry_run: bool = False) -> list[Change]:
+    @property
+    def drains(self) -> Drains:
+        """Who drains, and how long yet."""
+        return self._control.drains
+
+    async def change(
+        self, author: str, edit: Edit, what: str = "", dry_run: bool = False, delays: Mapping[Claim, int] = NO_DELAYS
+    ) -> list[Change]:
         """As `Control.change`."""
-        return await self._in_turn(lambda: self._control.change(author, edit, what, dry_run))
+        return await self._in_turn(lambda: self._control.change(author, edit, what, dry_run, delays))
+
+    async def kill(self, choose: Callable[[View], Iterable[Target]]) -> int:
+        """As `Control.kill`."""
+        return await self._in_turn(lambda: self._control.kill(choose))
 
     async def roll_back(self, author: str, number: int) -> list[Change]:
         """As `Control.roll_back`."""
@@ -209,7 +224,12 @@ async def _serve(run_directory: Path, store: Path, observe: bool) -> None:
 async def _keep(control: Control, thread: ThreadPoolExecutor) -> None:
     """Sweep with every tick; look at the kernel when it reports something, and every few seconds at the latest."""
     loop, reported = asyncio.get_running_loop(), asyncio.Event()
-    due = {"sweep": loop.time(), "refresh": loop.time() + REFRESH}
+    due = {"sweep": loop.time(), "refresh": loop.time() + REFRESH, "tell": math.inf}
+    jobs = (
+        ("sweep", control.sweep, TICK, SHARE),
+        ("refresh", control.refresh, REFRESH, SHARE),
+        ("tell", control.tell, 0.0, TELLING_SHARE),
+    )
     rested = dict(due)  # not before that, whatever is reported
 
     def events() -> None:
@@ -224,11 +244,12 @@ async def _keep(control: Control, thread: ThreadPoolExecutor) -> None:
             if reported.is_set():
                 reported.clear()
                 due["refresh"] = min(due["refresh"], max(loop.time() + SETTLE, rested["refresh"]))
-            for name, work, pause in (("sweep", control.sweep, TICK), ("refresh", control.refresh, REFRESH)):
+            for name, work, pause, share in jobs:
                 if loop.time() >= due[name]:
                     took = await loop.run_in_executor(thread, _timed, work)
-                    rested[name] = loop.time() + SHARE * took
+                    rested[name] = loop.time() + share * took
                     due[name] = max(loop.time() + pause, rested[name])
+            due["tell"] = min(due["tell"], rested["tell"]) if control.telling else math.inf
     finally:
         loop.remove_reader(control.network.fileno())
 

@@ -9,28 +9,32 @@ import os
 import secrets
 import select
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ipbackend import preparation
 from ipbackend.abi import SweepMode
 from ipbackend.configuration import Configuration
+from ipbackend.connections import Target
 from ipbackend.datapath import syscall
 from ipbackend.datapath.loader import ENTRY, Program, pinned_program, unpin
 from ipbackend.datapath.maps import Maps
 from ipbackend.datapath.tables import Tables
+from ipbackend.departures import Departures
+from ipbackend.drains import Claim, Drains
 from ipbackend.edits import find
+from ipbackend.farewell import Farewell
 from ipbackend.finding import Finding
 from ipbackend.model import AttachMode, EndpointKey, Gateway, Protocol
 from ipbackend.network import Interface, Network
 from ipbackend.plan import gateway_of, serving
-from ipbackend.probe import expired, probes
 from ipbackend.reconcile import Reconciler
 from ipbackend.trial import Trial, prepared
+from ipbackend.view import View
 
 log = logging.getLogger(__name__)
 
-PROBES = 1000  # expired connections of an endpoint whose ends are told at once; others learn it when they speak
+KILL_TRIES = 4
 REST_MARGIN = 5.0  # seconds beyond the rest of a slot until an endpoint without connections is left in peace
 RESOLVE = 3.0  # seconds that the start waits for next hops: the kernel gives up on one after that time
 
@@ -55,6 +59,7 @@ class Forwarding:
             self._tables = Tables(self.maps, self._program.sweep)
             self._tables.drop_leftovers()
             self.reconciler = Reconciler(network, self._tables)
+            self._departures = Departures(self._tables, self.reconciler, Farewell(self.maps, network.send))
             self._last_opened: dict[int, tuple[int, float]] = {}  # by endpoint: its ring's head, and when it was there
             self._opened = opened.pop_all()
 
@@ -106,19 +111,33 @@ class Forwarding:
         self.reconciler.weigh(configuration, shares)
 
     def sweep(self) -> None:
-        """What has been silent for too long ends; both ends of it are made to speak, and so learn it."""
-        entries = self.reconciler.entries
-        for number, endpoint in entries.endpoints.items():
-            if self._rests(number):
-                continue
-            started = self.maps.clock.now()
-            ended, _ = self._tables.sweep(number, SweepMode.EXPIRED)
-            if not ended:
-                continue
-            connections = self.maps.of_endpoint("conntrack", number)
-            for slot in expired(connections, started - 1)[:PROBES]:
-                for probe in probes(connections[slot], slot, endpoint, entries.next_hops[endpoint.next_hop]):
-                    self._network.send(probe.interface, probe.frame)
+        """What has been silent for too long ends."""
+        for number in self.reconciler.entries.endpoints:
+            if not self._rests(number):
+                self._tables.sweep(number, SweepMode.EXPIRED)
+
+    def depart(self, configuration: Configuration, drains: Drains) -> set[Claim]:
+        """Cut what is due, have both ends of what has ended told, let go of what nobody wants.
+
+        Returns the drains that are over.
+        """
+        view = View(self.maps, configuration, self.reconciler.entries, drains=drains.running)
+        return self._departures.step(view, drains.due(), self.maps["gateway"].memory()[0].rest)
+
+    def tell(self) -> None:
+        """Have some more ends told of what has ended."""
+        self._departures.tell()
+
+    @property
+    def telling(self) -> bool:
+        """Whether there are ends that could be told right now."""
+        return self._departures.pressing
+
+    def kill(self, chosen: Iterable[Target]) -> int:
+        """End these connections, and have both ends told; returns how many there still were."""
+        killed = sum(self._killed(one) for one in chosen)
+        self.tell()
+        return killed
 
     def examine(self, configuration: Configuration, key: EndpointKey) -> Iterator[Finding]:
         """Whether a member that is there, or to be added, is prepared; nothing is tried without a next hop."""
@@ -143,6 +162,10 @@ class Forwarding:
     def examine_network(self, configuration: Configuration, number: str) -> Iterator[Finding]:
         """Whether the way to a network is prepared."""
         return preparation.of_network(configuration, find(configuration, "networks", number), self._network)
+
+    def _killed(self, target: Target) -> bool:
+        """A packet may be in the way at one attempt, and at another."""
+        return any(self._tables.kill(*target) for _ in range(KILL_TRIES))
 
     def _rests(self, number: int) -> bool:
         """Whether an endpoint has no connections, and opened none for so long that every slot has rested."""

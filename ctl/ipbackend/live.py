@@ -1,17 +1,17 @@
 """What the data plane carries at this moment, summed up; and what of it would end. It only looks."""
 
-import re
-from collections.abc import Iterable
+import time
+from collections import Counter
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from ipbackend.abi import Phase
 from ipbackend.configuration import Configuration
-from ipbackend.model import EndpointKey, Listener, Member, Pool, Protocol
+from ipbackend.drains import NO_DELAYS, Stage, following
+from ipbackend.model import Listener, Member, Pool, Protocol
 from ipbackend.plan import ListenerKey
 from ipbackend.verdicts import counts
 from ipbackend.view import View
 
-_OPEN = re.compile(b"[" + re.escape(bytes(phase for phase in Phase if phase.is_open)) + b"]")
 _FULLEST = 5  # endpoints that are named
 _LOST = ("REJECT", "DROP")
 
@@ -61,6 +61,13 @@ class Load:
     lost: dict[str, int]
 
 
+class Ending(NamedTuple):
+    """How many connections end at once, and how many after a delay, by the id of the member or listener that goes."""
+
+    now: dict[str, int]
+    later: dict[str, int]
+
+
 def load(view: View) -> Load:
     """Everything at a glance."""
     have = view.configuration
@@ -74,7 +81,7 @@ def load(view: View) -> Load:
         reverse=True,
     )
     return Load(
-        sum(one.active for one in fullest),
+        sum(map(view.active, view.entries.endpoints)),
         [_listener(view, one) for one in have.listeners.values()],
         [_pool(view, one) for one in have.pools.values()],
         [one for one in fullest[:_FULLEST] if one.active],
@@ -82,25 +89,27 @@ def load(view: View) -> Load:
     )
 
 
-def ending(view: View, want: Configuration) -> dict[str, int]:
-    """How many open connections end when `want` comes, by the id of the listener or member that goes with it.
-
-    One that loses both is counted under its member.
-    """
-    have, ended = view.configuration, dict[str, int]()
-    gone = {key: number for key, number in view.endpoint_ids.items() if key not in want.endpoints}
-    for pool in have.pools.values():
-        for member in pool.members:
-            number = gone.get(EndpointKey(member.address, member.port, pool.protocol))
-            if number and have.endpoints[EndpointKey(member.address, member.port, pool.protocol)] is member:
-                ended[member.id] = view.active(number)
+def ending(view: View, want: Configuration) -> Ending:
+    """The open connections that end when `want` comes; one that loses listener and member is the member's."""
+    have, now = view.configuration, Counter[str]()
+    drains = following(view.drains, Stage(have), Stage(want), time.time(), NO_DELAYS)
+    there = View(view.maps, want, view.entries, view.health, drains)
     stay = {_key(want, one) for one in want.listeners.values()}
-    lost = [one for one in have.listeners.values() if _key(have, one) not in stay]
-    if lost:
-        open_ = _by_listener(view, (number for key, number in view.endpoint_ids.items() if key not in gone))
-        entries = ((one.id, view.listener_entry(one)) for one in lost)
-        ended |= {number: open_.get(entry.id, 0) for number, entry in entries if entry}
-    return {number: count for number, count in ended.items() if count}
+    lost = {entry.id: one.id for one in have.listeners.values() if (entry := view.listener_entry(one))}
+    lost = {entry: number for entry, number in lost.items() if _key(have, have.listeners[number]) not in stay}
+    later, known = Counter[str](), {one.claim for one in view.drains}
+    for drain in drains:
+        if drain.claim not in known:
+            its = there.held(drain)
+            (later if drain.delay else now)[drain.member] += its.total() - sum(its[entry] for entry in lost)
+    held = {one.endpoint for one in drains}
+    for key, number in view.endpoint_ids.items():
+        if key not in held and key in have.endpoints and key not in want.endpoints:
+            now[have.endpoints[key].id] += view.active(number)
+        elif lost:
+            counts = view.by_listener(number)
+            now.update({name: counts[entry] for entry, name in lost.items()})
+    return Ending(dict(+now), dict(+later))
 
 
 def _listener(view: View, one: Listener) -> ListenerLoad:
@@ -135,14 +144,3 @@ def _room(view: View, member: Member, number: int) -> int:
 
 def _key(configuration: Configuration, one: Listener) -> ListenerKey:
     return ListenerKey(configuration.load_balancers[one.load_balancer].vip, one.port, one.protocol)
-
-
-def _by_listener(view: View, endpoints: Iterable[int]) -> dict[int, int]:
-    """Open connections by the listener they came by."""
-    found: dict[int, int] = {}
-    for number in endpoints:
-        memory = view.maps.of_endpoint("conntrack", number)
-        for match in _OPEN.finditer(bytes(memory.column("state"))):
-            listener = memory[match.start()].listener
-            found[listener] = found.get(listener, 0) + 1
-    return found

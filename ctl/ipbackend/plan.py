@@ -135,6 +135,21 @@ class Entries:
     links: Mapping[int, int] = field(default_factory=dict)  # interface index -> MTU
 
 
+@dataclass(frozen=True)
+class Leaving:
+    """What nobody wants any more, and what must stay for a while: until connections end, and their ends know it."""
+
+    endpoints: frozenset[EndpointKey] = frozenset()
+    vips: frozenset[IPv4Address] = frozenset()
+
+    def without(self, gone: "Leaving") -> "Leaving":
+        """What is left when some of it has gone."""
+        return Leaving(self.endpoints - gone.endpoints, self.vips - gone.vips)
+
+
+NOTHING = Leaving()
+
+
 class Action(StrEnum):
     """What a step does to the thing it names."""
 
@@ -166,9 +181,10 @@ def hop_of(configuration: Configuration, member: IPv4Address) -> HopKey:
     return HopKey(network.interface, network.next_hop or member)
 
 
-def hops(configuration: Configuration) -> set[HopKey]:
-    """All neighbours that must be known for the members to be reached."""
-    return {hop_of(configuration, key.address) for key in configuration.endpoints}
+def hops(configuration: Configuration, leaving: Iterable[EndpointKey] = ()) -> set[HopKey]:
+    """All neighbours that must be known for the members to be reached, and for those that leave."""
+    staying = (key for key in leaving if configuration.find_network(key.address))
+    return {hop_of(configuration, key.address) for keys in (configuration.endpoints, staying) for key in keys}
 
 
 def plan(
@@ -178,16 +194,22 @@ def plan(
     have: Entries,
     slots: int,
     shares: Mapping[str, int] | None = None,
+    leaving: Leaving = NOTHING,
 ) -> Entries:
     """What the maps should hold; `ways` are the neighbours as netlink knows them, all of `hops(configuration)`,
     `links` the MTUs of the gateway's interfaces by index, and `slots` how many all endpoints have between them.
     `shares` are the tenths of their weights that members get new connections by, by id, where those are not all.
+    What is `leaving` stays as it is for now, but takes no connections.
 
     ConfigurationError: a ceiling has grown beyond the table that its endpoint got when it was made.
     """
     next_hop_ids = _ids({(way.interface, way.address) for way in ways.values()}, _hop_ids(have))
     next_hops = {next_hop_ids[way.interface, way.address]: way for way in ways.values()}
     endpoints = _endpoints(configuration, ways, next_hop_ids, have, slots)
+    for number, endpoint in _departing(configuration, ways, next_hop_ids, have, leaving.endpoints):
+        endpoints[number] = endpoint
+        if endpoint.next_hop in have.next_hops:
+            next_hops.setdefault(endpoint.next_hop, have.next_hops[endpoint.next_hop])
     endpoint_ids = {endpoint.key: number for number, endpoint in endpoints.items()}
     listener_keys = _listener_keys(configuration)
     pool_ids = _pool_ids(configuration, listener_keys, have)
@@ -195,7 +217,8 @@ def plan(
     lists = {one.id: _list(configuration, one) for one in configuration.listeners.values()}
     list_ids = _list_ids(lists, listener_keys, have)
     return Entries(
-        addresses={lb.vip: Address(Role.VIP) for lb in configuration.load_balancers.values()}
+        addresses={vip: have.addresses[vip] for vip in leaving.vips if vip in have.addresses}
+        | {lb.vip: Address(Role.VIP) for lb in configuration.load_balancers.values()}
         | {snat: Address(Role.SNAT, index) for index, snat in enumerate(gateway_of(configuration).snat_addresses)},
         access={AccessKey(number, cidr): True for one, number in list_ids.items() for cidr in one.cidrs(configuration)},
         listeners={
@@ -248,7 +271,8 @@ def _endpoints(
         if first is None:
             problems.append(
                 f"{key.address}:{key.port}/{key.protocol}: there is no room left for its table of {slots} slots "
-                "(raise gateway.max_connections, `ipbackend unload` and run again; or lower max_connections of members)"
+                "(raise gateway.max_connections, `ipbackend unload` and run again; lower max_connections of members; "
+                "or wait for those that drain)"
             )
         endpoints[ids[key]] = Endpoint(
             key,
@@ -262,6 +286,23 @@ def _endpoints(
     if problems:
         raise ConfigurationError(*problems)
     return endpoints
+
+
+def _departing(
+    configuration: Configuration,
+    ways: Mapping[HopKey, NextHop],
+    next_hop_ids: Mapping[tuple[int, IPv4Address], int],
+    have: Entries,
+    leaving: frozenset[EndpointKey],
+) -> Iterator[tuple[int, Endpoint]]:
+    """Endpoints that are no member's any more; without a network, the next hop is the one that it was."""
+    for number, made in have.endpoints.items():
+        if made.key in leaving and made.key not in configuration.endpoints:
+            next_hop = made.next_hop
+            if configuration.find_network(made.key.address):
+                way = ways[hop_of(configuration, made.key.address)]
+                next_hop = next_hop_ids[way.interface, way.address]
+            yield number, replace(made, next_hop=next_hop, ceiling=0)
 
 
 def _gaps(have: Entries, end: int) -> list[tuple[int, int]]:

@@ -1,16 +1,14 @@
-"""Frames that make both ends of an expired connection speak, so that the data plane can tell them. It sends nothing.
+"""Frames that make both ends of a connection that has been ended speak, so that the data plane can tell them.
 
+It sends nothing.
 A sweep cannot send, and does not know the ends' exact sequence numbers. An end answers an acknowledgement from
 far outside its window with its own (RFC 9293, 3.10.7.4), and the data plane answers that with a RST that has
 exactly the number the end expects (RFC 5961).
 """
 
 import struct
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ipbackend.abi import Phase
-from ipbackend.datapath.maps import Memory
 from ipbackend.plan import Endpoint, NextHop
 from ipbackend.sizing import FIRST_SNAT_PORT
 
@@ -27,34 +25,22 @@ class Probe(NamedTuple):
     frame: bytes
 
 
-def expired(connections: Memory, since: int) -> list[int]:
-    """Slots of the connections that expired at tick `since` or later."""
-    states = bytes(connections.column("state"))
-    slots, at = [], states.find(Phase.EXPIRED)
-    while at >= 0:
-        if (connections[at].last_seen - since) & 0xFFFF_FFFF < 1 << 31:
-            slots.append(at)
-        at = states.find(Phase.EXPIRED, at + 1)
-    return slots
-
-
-def probes(connection: Any, slot: int, endpoint: Endpoint, next_hop: NextHop) -> Iterator[Probe]:
-    """One frame to the client and one to the member; `connection` is its entry of conntrack."""
-    client, member = connection.client.to_bytes(4, "little"), endpoint.key.address.packed
-    vip = connection.vip.to_bytes(4, "little")
+def to_client(connection: Any) -> Probe:
+    """What makes the client speak; `connection` is an entry of conntrack."""
+    client, vip = connection.client.to_bytes(4, "little"), connection.vip.to_bytes(4, "little")
     ports = connection.vip_port.to_bytes(2, "little") + connection.client_port.to_bytes(2, "little")
     link = bytes(connection.client_mac) + bytes(connection.gateway_mac) + _tag(connection.client_vlan)
-    yield Probe(
-        connection.client_interface,
-        tcp_frame(link, vip, client, ports, connection.member_sequence - _FAR, connection.client_sequence),
-    )
+    numbers = (connection.member_sequence - _FAR, connection.client_sequence)
+    return Probe(connection.client_interface, tcp_frame(link, vip, client, ports, *numbers))
+
+
+def to_member(connection: Any, slot: int, endpoint: Endpoint, next_hop: NextHop) -> Probe:
+    """What makes the member speak; `slot` is the connection's, of the endpoint."""
     snat, port = endpoint.snat[slot % len(endpoint.snat)], FIRST_SNAT_PORT + slot // len(endpoint.snat)
     ports = struct.pack("!2H", port, endpoint.key.port)
     link = next_hop.destination + next_hop.source + _tag(next_hop.vlan)
-    yield Probe(
-        next_hop.interface,
-        tcp_frame(link, snat.packed, member, ports, connection.client_sequence - _FAR, connection.member_sequence),
-    )
+    numbers = (connection.client_sequence - _FAR, connection.member_sequence)
+    return Probe(next_hop.interface, tcp_frame(link, snat.packed, endpoint.key.address.packed, ports, *numbers))
 
 
 def _tag(vlan: int) -> bytes:

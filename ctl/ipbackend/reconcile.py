@@ -10,16 +10,19 @@ from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address
 
+from ipbackend.abi import Role
 from ipbackend.configuration import Configuration
 from ipbackend.datapath.tables import Tables
 from ipbackend.errors import DatapathError, NetworkError
 from ipbackend.model import EndpointKey, Member, Pool
 from ipbackend.network import Interface, Neighbour, Network, Route
 from ipbackend.plan import (
+    NOTHING,
     WHOLE,
     AccessKey,
     Entries,
     HopKey,
+    Leaving,
     NextHop,
     Step,
     diff,
@@ -52,7 +55,7 @@ class Reconciler:
 
     def check(self, configuration: Configuration) -> None:
         """Raise, and change nothing, where what is loaded, or the kernel, stands against this configuration."""
-        have = {address: entry.index for address, entry in self.entries.addresses.items() if entry.role.name == "SNAT"}
+        have = {address: entry.index for address, entry in self.entries.addresses.items() if entry.role is Role.SNAT}
         want = {address: index for index, address in enumerate(gateway_of(configuration).snat_addresses)}
         if have and have != want:
             raise DatapathError(
@@ -64,9 +67,21 @@ class Reconciler:
         for route in _routes(configuration, links) - self._network.routes():
             self._network.lacks(route)
 
+    def leaving(self, configuration: Configuration) -> Leaving:
+        """What is there and is not wanted any more: it stays until it is released."""
+        balancers = {one.vip for one in configuration.load_balancers.values()}
+        return Leaving(
+            frozenset(one.key for one in self.entries.endpoints.values()) - configuration.endpoints.keys(),
+            frozenset(vip for vip, one in self.entries.addresses.items() if one.role is Role.VIP) - balancers,
+        )
+
+    def release(self, configuration: Configuration, gone: Leaving) -> None:
+        """Let go of some of what is leaving; connections that it still has end, and nobody is told."""
+        self._turn_to(self._plan(configuration, self._links(configuration), gone))
+
     def unresolved(self, configuration: Configuration) -> list[IPv4Address]:
         """Next hops that are not known at the moment; the kernel is asked to look for them."""
-        ways = self._ways(configuration, self._links(configuration))
+        ways = self._ways(configuration, self._links(configuration), self.leaving(configuration).endpoints)
         return [hop.address for hop, way in ways.items() if not way.resolved]
 
     def apply(self, configuration: Configuration) -> None:
@@ -129,6 +144,7 @@ class Reconciler:
         ConfigurationError: it could be no member.
         """
         links = self._links(configuration)
+        there = frozenset(one.key for one in self.entries.endpoints.values())
         member = Member(key.address, key.port, max_connections=_TRIED)
         extra = Pool("(a check)", key.protocol, members=(member,))
         pools = {**configuration.pools, **({} if key in configuration.endpoints else {extra.id: extra})}
@@ -136,7 +152,7 @@ class Reconciler:
         try:
             yield self.entries.endpoint_ids[key]
         finally:
-            self._turn_to(self._plan(configuration, links))
+            self._turn_to(self._plan(configuration, links, Leaving(frozenset([key]) - there)))
 
     def _turn_to(self, want: Entries) -> None:
         self._carry_out(diff(self.entries, want), want)
@@ -144,11 +160,12 @@ class Reconciler:
     def _read(self) -> Entries:
         return self._tables.read(self.entries.pools)
 
-    def _plan(self, configuration: Configuration, links: dict[str, Interface]) -> Entries:
+    def _plan(self, configuration: Configuration, links: dict[str, Interface], gone: Leaving = NOTHING) -> Entries:
         """What the maps should hold as things are now; raises where that cannot be, and changes nothing."""
         mtus = {links[name].index: links[name].mtu for name in gateway_of(configuration).interfaces}
-        ways = self._ways(configuration, links)
-        return plan(configuration, ways, mtus, self.entries, self._tables.slots, self.shares)
+        leaving = self.leaving(configuration).without(gone)
+        ways = self._ways(configuration, links, leaving.endpoints)
+        return plan(configuration, ways, mtus, self.entries, self._tables.slots, self.shares, leaving)
 
     def _remove_addresses(self, configuration: Configuration, links: dict[str, Interface]) -> None:
         wanted = _addresses(configuration, links)
@@ -185,13 +202,15 @@ class Reconciler:
             )
         return links
 
-    def _ways(self, configuration: Configuration, links: dict[str, Interface]) -> dict[HopKey, NextHop]:
+    def _ways(
+        self, configuration: Configuration, links: dict[str, Interface], leaving: frozenset[EndpointKey]
+    ) -> dict[HopKey, NextHop]:
         """The neighbours as the kernel knows them; it is asked to look for those it does not, or not for long."""
         neighbours = self._network.neighbours()
         before = {(hop.interface, hop.address): hop for hop in self.entries.next_hops.values()}
-        mtus = self._mtus(configuration, links)
+        mtus = self._mtus(configuration, links, leaving)
         ways = {}
-        for hop in hops(configuration):
+        for hop in hops(configuration, leaving):
             link = links[hop.interface]
             neighbour = neighbours.get((hop.address, link.index))
             if link.up and (neighbour is None or neighbour.dormant):
@@ -200,9 +219,16 @@ class Reconciler:
             ways[hop] = way
         return ways
 
-    def _mtus(self, configuration: Configuration, links: dict[str, Interface]) -> dict[HopKey, int]:
+    def _mtus(
+        self, configuration: Configuration, links: dict[str, Interface], leaving: frozenset[EndpointKey]
+    ) -> dict[HopKey, int]:
         """Bytes of IP that may be sent through each neighbour: what the route to one member behind it says."""
-        members = {hop_of(configuration, key.address): key.address for key in configuration.endpoints}
+        members = {
+            hop_of(configuration, key.address): key.address
+            for keys in (leaving, configuration.endpoints)
+            for key in keys
+            if configuration.find_network(key.address)
+        }
         return {
             hop: links[hop.interface].mtu if hop.address == member else self._path_mtu(member, links[hop.interface])
             for hop, member in members.items()

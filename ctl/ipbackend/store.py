@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from ipbackend.changes import GATEWAY, MEMBERS, Change, Verb, between, summary
 from ipbackend.codec import from_plain, to_plain
 from ipbackend.configuration import SECTIONS, Configuration
+from ipbackend.drains import Drain
 from ipbackend.errors import ConfigurationError, Kind, Problem, StoreError
 from ipbackend.model import Gateway, Member
 
@@ -56,6 +57,7 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE INDEX changes_by_revision ON changes (revision);
     """,
+    "CREATE TABLE drains (body TEXT NOT NULL)",  # JSON: members whose connections have a time left
 )
 SCHEMA = len(MIGRATIONS)
 
@@ -92,6 +94,7 @@ class Store:
             with self._errors("read it"):
                 self._prepare(read_only)
                 self.configuration, self.stamps, self._positions = self._load()
+                self.drains = self._load_drains()
         except BaseException:
             self._file.close()
             raise
@@ -147,6 +150,16 @@ class Store:
         self._positions = positions
         self._restamp(changes, now)
         self.configuration = before
+
+    def keep_drains(self, drains: tuple[Drain, ...]) -> None:
+        """Keep these, and no others. StoreError: nothing was changed."""
+        if drains == self.drains:
+            return
+        with self._errors("write to it"), self._transaction():
+            self._file.execute("DELETE FROM drains")
+            rows = ((json.dumps(to_plain(one), separators=(",", ":")),) for one in drains)
+            self._file.executemany("INSERT INTO drains VALUES (?)", rows)
+        self.drains = drains
 
     def history(self, limit: int = 100) -> list[Revision]:
         """The last revisions, the newest first."""
@@ -232,6 +245,13 @@ class Store:
         try:
             return _assembled(row[:5] for row in rows), stamps, positions
         except (ValueError, TypeError, KeyError, ConfigurationError) as error:
+            raise StoreError(f"{self._path}: what it holds cannot be used: {error} ({_RESTORE})") from error
+
+    def _load_drains(self) -> tuple[Drain, ...]:
+        rows = self._file.execute("SELECT body FROM drains ORDER BY rowid").fetchall()
+        try:
+            return tuple(from_plain(Drain, json.loads(body)) for (body,) in rows)
+        except (ValueError, TypeError, KeyError) as error:
             raise StoreError(f"{self._path}: what it holds cannot be used: {error} ({_RESTORE})") from error
 
     def _placed(self, want: Configuration) -> tuple[dict[str, int], list[tuple[int, str]]]:

@@ -3,16 +3,32 @@
 It changes nothing, neither prints nor serves, and knows not where either comes from.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import compress
+from typing import NamedTuple
 
+from ipbackend.abi import Phase
 from ipbackend.configuration import Configuration
 from ipbackend.datapath.maps import Maps
+from ipbackend.drains import Claim, Drain, Reason, Roster
 from ipbackend.health.states import Health
 from ipbackend.model import EndpointKey, Listener, Member, Pool
 from ipbackend.plan import Endpoint, Entries, ListenerKey
 from ipbackend.plan import Listener as ListenerEntry
+
+_OPEN = bytes(one in {phase for phase in Phase if phase.is_open} for one in range(256))
+
+
+class Draining(NamedTuple):
+    """A drain, whether it has an end, and what is open yet: in all, and by the listener's id, None if it is gone."""
+
+    drain: Drain
+    bounded: bool
+    connections: int
+    listeners: Mapping[str | None, int]
 
 
 @dataclass(frozen=True)
@@ -23,11 +39,17 @@ class View:
     configuration: Configuration
     entries: Entries
     health: Mapping[str, Health] = field(default_factory=dict)  # of members that are asked, where that is known
+    drains: tuple[Drain, ...] = ()
 
     @cached_property
     def endpoint_ids(self) -> dict[EndpointKey, int]:
         """The id of each endpoint in the maps."""
         return {endpoint.key: number for number, endpoint in self.entries.endpoints.items()}
+
+    @cached_property
+    def roster(self) -> Roster:
+        """What is wanted, from the members' side."""
+        return Roster(self.configuration)
 
     def endpoint(self, pool: Pool, member: Member) -> tuple[int, Endpoint] | None:
         """The endpoint that a member is, with its id."""
@@ -48,6 +70,72 @@ class View:
         """Those of them whose handshake is under way."""
         count: int = self.maps["load"].memory()[endpoint].half_open
         return count
+
+    def by_listener(self, endpoint: int) -> Counter[int]:
+        """Open connections of an endpoint by the id of the listener they came by."""
+        memory, leaf = self.maps.of_endpoint("conntrack", endpoint), self.maps["conntrack"].leaf
+        listeners = memory.bytes.cast("H")[leaf.listener.offset // 2 :: memory.step // 2]
+        return Counter(compress(listeners, bytes(memory.column("state")).translate(_OPEN)))
+
+    def scope(self, drain: Drain) -> frozenset[int] | None:
+        """The ids of the listeners whose connections to its endpoint a drain is about; None: all of them."""
+        listeners = self.entries.listeners
+        if drain.doors is not None:
+            return frozenset(listeners[door].id for door in drain.doors if door in listeners)
+        theirs = (one.doors or () for one in self.drains if one.endpoint == drain.endpoint)
+        others = {door for doors in theirs for door in doors}
+        if drain.endpoint in self.configuration.endpoints:
+            others |= self.roster.serving(drain.endpoint)
+        if not others:
+            return None
+        present = self.by_listener(self.endpoint_ids[drain.endpoint])
+        return frozenset(present) - {listeners[door].id for door in others if door in listeners}
+
+    def held(self, drain: Drain) -> Counter[int]:
+        """The open connections of a drain, by the id of the listener."""
+        number = self.endpoint_ids.get(drain.endpoint)
+        if number is None or not self.active(number):
+            return Counter()
+        counts, its = self.by_listener(number), self.scope(drain)
+        return counts if its is None else Counter({listener: counts[listener] for listener in its if counts[listener]})
+
+    def has_some(self, drain: Drain) -> bool:
+        """Whether any of its connections is open."""
+        number = self.endpoint_ids.get(drain.endpoint)
+        if number is None or not self.active(number):
+            return False
+        return self.scope(drain) is None or bool(self.held(drain))
+
+    def draining(self) -> Iterator[Draining]:
+        """Members that get no new connections: whose time runs, and those of weight 0 that still have some."""
+        claims = set()
+        for one in self.drains:
+            claims.add(one.claim)
+            yield self._draining(one, bounded=True)
+        for claim, member in self.roster.members.items():
+            number = self.endpoint_ids.get(claim.endpoint)
+            if not member.weight and claim not in claims and number and self.active(number):
+                found = self.draining_member(claim, member.id)
+                if found.connections:
+                    yield found
+
+    def draining_member(self, claim: Claim, member: str) -> Draining:
+        """What one member still has, if it gets no new connections."""
+        running = next((one for one in self.drains if one.claim == claim), None)
+        if running:
+            return self._draining(running, bounded=True)
+        doors = tuple(self.roster.doors[claim.pool])
+        return self._draining(Drain(claim.pool, member, *claim.endpoint, Reason.WEIGHT, 0, 0, doors), bounded=False)
+
+    def _draining(self, drain: Drain, bounded: bool) -> Draining:
+        names = {
+            entry.id: one.id for one in self.configuration.listeners.values() if (entry := self.listener_entry(one))
+        }
+        held = self.held(drain)
+        listeners: Counter[str | None] = Counter()
+        for listener, count in held.items():
+            listeners[names.get(listener)] += count
+        return Draining(drain, bounded, held.total(), listeners)
 
     def listener_entry(self, listener: Listener) -> ListenerEntry | None:
         """What the maps hold for a listener."""

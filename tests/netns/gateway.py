@@ -107,11 +107,11 @@ class Gateway:
             raise RuntimeError(f"ipbackend {' '.join(arguments)}: status {done.returncode}\n{done.stdout}{done.stderr}")
         return done
 
-    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+    def begin(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         """The same, begun and not waited for."""
         environment = {**os.environ, "IPBACKEND_RUN_DIR": str(self.run_directory)}
         silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        return self._lab["gateway"].popen((*COMMAND, *arguments), env=environment, text=True, **silent)
+        return self._lab["gateway"].popen((*COMMAND, *arguments), env=environment, text=True, **{**silent, **options})
 
     def audit(self) -> list[str]:
         """Where its books do not balance, as the daemon finds it, or the command line where none runs."""

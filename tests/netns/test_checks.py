@@ -255,7 +255,7 @@ def test_a_daemon_that_dies_in_a_check_leaves_nothing(gateway: Gateway, lab: Lab
         asking.wait(timeout=10)
         gateway.start()
 
-    assert books(gateway) == before
+    wait_for(lambda: books(gateway) == before, "the end of what it left, when both sides know of it")
 
 
 def test_a_host_that_is_not_there(gateway: Gateway) -> None:

@@ -117,7 +117,7 @@ def test_a_file_is_applied_from_the_command_line(lab: Lab, gateway: Gateway, tmp
     assert gateway.command("apply", "-f", str(file), "--dry-run") == plan + "nothing was changed\n"
     assert status(gateway)["revision"] == before
     assert gateway.command("apply", "-f", str(file), "--prune") == f"{plan}applied: revision {before + 1}\n"
-    again = {"revision": before + 1, "dry_run": False, "changes": [], "ending": {}}
+    again = {"revision": before + 1, "dry_run": False, "changes": [], "ending": {}, "draining": {}}
     assert gateway.json("apply", "-f", str(file)) == again
 
     file.write_text(CONFIGURATION.replace("weight = 3", "weight = 101").replace("port = 80\n", 'port = "80"\n', 1))

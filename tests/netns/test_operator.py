@@ -12,6 +12,7 @@ from tests.netns.gateway import COMMAND, CONFIGURATION, Gateway
 from tests.netns.lab import SECOND_VIP, SHOP_VIP, Lab
 from tests.netns.life import live
 from tests.netns.members import Member
+from tests.netns.test_draining import WITH_DELAY
 
 pytestmark = pytest.mark.root
 INTRANET = """[listeners.intranet]
@@ -48,7 +49,7 @@ def test_a_life(emptied: Gateway, lab: Lab) -> None:
 
 
 def test_a_plan_tells_which_connections_end(gateway: Gateway, lab: Lab) -> None:
-    """Of a listener that goes only its own; of a member that goes all; of one that goes with both only once."""
+    """Of a listener that goes only its own; of a member that goes all, or those of the pool that loses it."""
     file = gateway.run_directory / "wanted.toml"
     with open_many(lab["client"], None, (SHOP_VIP, 80), 16), open_many(lab["client"], None, (SECOND_VIP, 80), 6):
         file.write_text(CONFIGURATION.replace(INTRANET, ""))
@@ -57,16 +58,30 @@ def test_a_plan_tells_which_connections_end(gateway: Gateway, lab: Lab) -> None:
         shared = gateway.command("apply", "-f", str(file), "--prune", "--dry-run").splitlines()
         file.write_text(CONFIGURATION.replace('{ address = "10.0.0.11", port = 8080, weight = 3 },', ""))
         member = gateway.command("apply", "-f", str(file), "--prune", "--dry-run").splitlines()
+        draining = WITH_DELAY.replace('{ address = "10.0.0.11", port = 8080, weight = 3 },', "")
+        file.write_text(draining.replace("weight = 2", "weight = 0", 1))
+        later = gateway.command("apply", "-f", str(file), "--prune", "--dry-run").splitlines()
         count = len(gateway.json("connection", "list", "--member", "10.0.0.11:8080"))
+        other = len(gateway.json("connection", "list", "--member", "10.0.0.12:8080"))
+        of_both = gateway.json("connection", "list", "--member", "172.16.10.10:8080")
+        of_web = sum(one["listener"] == "web" for one in of_both)
 
     assert listener[0] == "- listener intranet (6 open connections end)"
     assert shared[:2] == [
-        "- member 172.16.10.10:8080 of web",
-        "0 added, 0 changed, 1 removed; no open connection ends",
+        f"- member 172.16.10.10:8080 of web ({of_web} open connections end)",
+        f"0 added, 0 changed, 1 removed; {of_web} open connections end",
     ]
+    assert len(of_both) == of_web + 6
     assert count
     assert member[0] == f"- member 10.0.0.11:8080 of web ({count} open connections end)"
     assert member[1].endswith(f"1 removed; {count} open connections end")
+    assert later == [
+        "~ pool web: connection_drain none → 10",
+        f"~ member 10.0.0.12:8080 of web: weight 2 → 0 ({other} open connections drain)",
+        f"- member 10.0.0.11:8080 of web ({count} open connections drain)",
+        f"0 added, 2 changed, 1 removed; no open connection ends, {count + other} drain",
+        "nothing was changed",
+    ]
 
 
 def test_the_status_is_one_screen(gateway: Gateway, lab: Lab) -> None:

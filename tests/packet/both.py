@@ -12,7 +12,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from ipbackend.abi import RATE_SECOND, TICK_SHIFT, Phase, SweepMode, Verdict
+from ipbackend.abi import RATE_SECOND, STATE_GENERATION, TICK_SHIFT, Phase, SweepMode, Verdict
 from ipbackend.configuration import Configuration
 from ipbackend.datapath import syscall
 from ipbackend.datapath.audit import audit
@@ -84,6 +84,23 @@ class Both:
         assert self.dataplane.sweep() == self.model.sweep()
         self._check_times()
 
+    def cut(self, number: int, by: int | None) -> None:
+        """All connections of one of the endpoints, or those of one of the listeners."""
+        self._age()
+        endpoint = sorted(self.model.tables)[number % len(self.model.tables)]
+        listeners = sorted(one.id for one in self.dataplane.entries.listeners.values())
+        listener = 0 if by is None or not listeners else listeners[by % len(listeners)]
+        ended = self.model.cut(endpoint, listener)
+        assert self.dataplane.tables.sweep(endpoint, SweepMode.DRAINED, listener) == (ended, 0)
+        self._check_times()
+
+    def kill(self, at: Place, later: int) -> None:
+        """The connection in a slot, or one of another generation that was there or is to come."""
+        self._age()
+        state = self._memories[at.endpoint][0][at.slot].state + later * STATE_GENERATION
+        assert self.dataplane.tables.kill(at.endpoint, at.slot, state) == self.model.kill(at, not later)
+        self._check_times()
+
     def set_timeouts(self, timeouts: Timeouts) -> None:
         self.model.timeouts = timeouts
         live = self.dataplane.settings
@@ -134,7 +151,7 @@ class Both:
         for number, table in self.model.tables.items():
             counts = self.dataplane.maps["endpoint_counts"].get(number)
             opened = sum(one.opened for one in counts)
-            ended = sum(one.closed + one.expired + one.removed for one in counts)
+            ended = sum(one.closed + one.expired + one.removed + one.drained + one.killed for one in counts)
             assert opened - ended == table.active
 
     def end(self) -> None:

@@ -101,15 +101,41 @@ class Model:
                 table = self.tables[number]
                 table.endpoint = endpoint
                 table.ceiling, table.half_open_limit = endpoint.ceiling, endpoint.half_open_limit
-        gone = [have.listeners[key].id for key in have.listeners if key not in want.listeners]
+        gone = {have.listeners[key].id for key in have.listeners if key not in want.listeners}
         for listener in gone:
             self.demands.buckets.pop(listener, None)
-            for table in self.tables.values():
-                for slot, connection in sorted(table.slots.items()):
-                    if connection.listener.id == listener:
-                        table.end(slot, connection, Phase.FREE)
+        for table in self.tables.values():
+            for slot, connection in sorted(table.slots.items()):
+                if connection.listener.id in gone and connection.phase is not Phase.EXPIRED:
+                    self._cut(table, slot, connection)
         for number in set(self.tables) - set(want.endpoints):
             del self.tables[number]
+
+    def cut(self, endpoint: int, listener: int) -> int:
+        """End the open connections of an endpoint, of one listener or, if that is 0, all; returns how many."""
+        table = self.tables[endpoint]
+        meant = [
+            (slot, connection)
+            for slot, connection in sorted(table.slots.items())
+            if connection.phase.is_open and listener in (0, connection.listener.id)
+        ]
+        for slot, connection in meant:
+            self._cut(table, slot, connection)
+        return len(meant)
+
+    def kill(self, at: Place, generation_is_its: bool) -> bool:
+        """End the connection in a slot, if it is open and the one that was meant."""
+        connection = self.tables[at.endpoint].slots.get(at.slot)
+        if connection is None or not connection.phase.is_open or not generation_is_its:
+            return False
+        self._cut(self.tables[at.endpoint], at.slot, connection)
+        return True
+
+    def _cut(self, table: Table, slot: int, connection: Connection) -> None:
+        """Its ends are told when they speak, if it is open and TCP."""
+        is_told = connection.phase.is_open and connection.tuple.protocol is Protocol.TCP
+        connection.heard = self.now
+        table.end(slot, connection, Phase.EXPIRED if is_told else Phase.FREE)
 
     # Time
 
@@ -122,9 +148,7 @@ class Model:
                     continue
                 ended += connection.phase.is_open
                 rested += not connection.phase.is_open
-                is_told = connection.phase.is_open and connection.tuple.protocol is Protocol.TCP
-                connection.heard = self.now
-                table.end(slot, connection, Phase.EXPIRED if is_told else Phase.FREE)
+                self._cut(table, slot, connection)
         return ended, rested
 
     # Packets

@@ -148,8 +148,8 @@ def test_members_show_how_full_they_are_and_whether_they_can_be_reached(shell, d
 
     web = members["web"]
     assert UUID(web.pop("id"))
-    assert list(web)[-4:] == ["opened", "closed", "expired", "removed"]
-    assert {key: web[key] for key in list(web)[:-4]} == {
+    assert list(web)[-6:] == ["opened", "closed", "expired", "removed", "drained", "killed"]
+    assert {key: web[key] for key in list(web)[:-6]} == {
         "pool": "web",
         "member": f"{MEMBER}:8080",
         "protocol": "TCP",

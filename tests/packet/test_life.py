@@ -239,12 +239,12 @@ def test_a_listener_that_is_taken_out_ends_its_connections(dataplane):
     without = CONFIGURATION[:start] + CONFIGURATION[CONFIGURATION.index("[listeners.web-too]") :]
     dataplane.configure(without)
 
-    assert dataplane.run(first.request(flags="A")).verdict is Verdict.REJECT_NO_LISTENER
-    assert dataplane.run(first.reply(flags="A")).verdict is Verdict.DROP_NO_CONNECTION
+    assert dataplane.run(first.request(flags="A")).verdict is Verdict.REJECT_EXPIRED
+    assert dataplane.run(first.reply(flags="A")).verdict is Verdict.REJECT_EXPIRED
     assert dataplane.run(second.request(flags="A")).verdict is Verdict.FORWARD_REQUEST
     assert dataplane.load().active == 1
     assert dataplane.count("endpoint_counts", dataplane.endpoint(), "removed") == 1
-    assert dataplane.sweep(SweepMode.ENDPOINT) == (1, 0)
+    assert dataplane.sweep(SweepMode.ENDPOINT) == (1, 1)
 
 
 def test_client_ports_are_part_of_the_connection(dataplane):

@@ -48,7 +48,7 @@ from tests.packet.chances import (
     configured,
 )
 from tests.packet.conftest import Dataplane, start_over
-from tests.packet.model import Outcome
+from tests.packet.model import Outcome, Place
 from tests.packet.model_connection import Side, Timeouts, wrap
 
 LIVES = int(os.environ.get("MODEL_LIVES", "80"))
@@ -245,6 +245,26 @@ class Life(RuleBasedStateMachine):
         self.both.wait(seconds)
         if swept:
             self.both.sweep()
+        self.talk(which, said)
+
+    @precondition(lambda self: self.both.model.tables)
+    @rule(
+        endpoint=st.integers(0, 7),
+        by=st.sampled_from((None, None, 0, 1, 2)),
+        slot=st.one_of(st.none(), st.integers(0, SLOTS - 1)),
+        later=st.sampled_from((0, 0, 0, 1)),
+        which=chances.pick,
+        said=chances.said_after_silence,
+    )
+    def cut(
+        self, endpoint: int, by: int | None, slot: int | None, later: int, which: int, said: list[Utterance]
+    ) -> None:
+        """The connections of a member whose time has run out, or one that is killed; and who speaks then."""
+        if slot is None:
+            self.both.cut(endpoint, by)
+        else:
+            tables = sorted(self.both.model.tables)
+            self.both.kill(Place(tables[endpoint % len(tables)], slot), later)
         self.talk(which, said)
 
     @rule(

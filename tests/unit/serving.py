@@ -13,6 +13,7 @@ import httpx
 from ipbackend.api.app import create_app
 from ipbackend.changes import Change, between
 from ipbackend.configuration import Configuration, check_transition
+from ipbackend.drains import Drains
 from ipbackend.edits import Edit
 from ipbackend.errors import NotRunningError
 from ipbackend.health.states import Health
@@ -34,6 +35,7 @@ class Kept:
         self.drift: list[str] = []
         self.forwarding = False
         self.health: dict[str, Health] = {}
+        self.drains = Drains()
         self.authors: list[str] = []
         self.refusal: Exception | None = None
 
@@ -44,7 +46,9 @@ class Kept:
         ids = [number for _, resources in self.configuration.sections() for number in resources]
         return dict.fromkeys([*ids, *members], stamp)
 
-    async def change(self, author: str, edit: Edit, what: str = "", dry_run: bool = False) -> list[Change]:
+    async def change(
+        self, author: str, edit: Edit, what: str = "", dry_run: bool = False, delays: Any = ()
+    ) -> list[Change]:
         if self.refusal:
             raise self.refusal
         want = edit(self.configuration)
@@ -55,6 +59,9 @@ class Kept:
             self.revision += 1
             self.authors.append(author)
         return changes
+
+    async def kill(self, choose: Callable[[View], Any]) -> int:
+        raise NotRunningError("nothing is loaded")
 
     async def look(self, read: Callable[[View], Any]) -> Any:
         raise NotRunningError("nothing is loaded")

@@ -188,6 +188,36 @@ def test_without_a_data_plane_there_is_no_traffic_to_tell_of(client: Client) -> 
         refused(client.get(f"{OURS}/{what}"), 404, "ELB.8904")
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("connections/kill", {"kill": {}}, 400),
+        ("connections/kill", {"kill": {"dry_run": True}}, 400),
+        ("connections/kill", {"kill": {"client": "nobody"}}, 400),
+        ("connections/kill", {"kill": {"client": "192.0.2.1"}}, 404),
+        ("drains", {"drain": {"pool_id": "web"}}, 400),
+        ("drains", {"drain": {"pool_id": "web", "member_id": "m11", "delay": 4001}}, 400),
+        ("drains", {"drain": {"pool_id": "web", "member_id": "m11", "delay": -1}}, 400),
+        ("drains", {"drain": {"pool_id": "web", "member_id": "m11"}}, 404),
+    ],
+)
+def test_nothing_ends_by_a_request_that_is_refused(
+    client: Client, kept: Kept, path: str, body: dict[str, Any], status: int
+) -> None:
+    """Without a data plane a member is not given weight 0 either."""
+    refused(client.post(f"{OURS}/{path}", json=body), status, {400: "ELB.8902", 404: "ELB.8904"}[status])
+    assert kept.configuration is FULL
+    assert ok(client.get(f"{OURS}/drains"))["drains"] == []
+
+
+def test_a_drain_of_whom_there_is_not_is_refused(client: Client, kept: Kept) -> None:
+    kept.forwarding = True
+    for pool, member in (("nowhere", "m11"), ("web", "m99")):
+        body = {"drain": {"pool_id": pool, "member_id": member}}
+        refused(client.post(f"{OURS}/drains", json=body), 404, "ELB.8904")
+    assert kept.configuration is FULL
+
+
 def test_the_command_line_shows_the_problems_alone(client: Client) -> None:
     body = {"member": {"address": "10.0.0.11", "protocol_port": 8080}}
     answer = client.post(f"{ELB}/pools/web/members", json=body)

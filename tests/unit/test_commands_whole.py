@@ -112,14 +112,17 @@ def test_many_alike_are_one_line_and_say_what_ends(capsys: pytest.CaptureFixture
 
     changes = [*(change(number, weight=0) for number in range(10, 18)), change(20), change(21)]
 
-    show_changes(changes, {"20": 1200})
+    show_changes(changes, {"20": 1200}, {"11": 3, "12": 4, "21": 5})
 
     assert capsys.readouterr().out.splitlines() == [
-        "~ 8 members of web (10.0.0.10:80, 10.0.0.11:80, 10.0.0.12:80, … 10.0.0.17:80): weight 1 → 0",
+        "~ 8 members of web (10.0.0.10:80, 10.0.0.11:80, 10.0.0.12:80, … 10.0.0.17:80): weight 1 → 0"
+        " (7 open connections drain)",
         "- member 10.0.0.20:80 of web (1,200 open connections end)",
-        "- member 10.0.0.21:80 of web",
+        "- member 10.0.0.21:80 of web (5 open connections drain)",
     ]
-    assert summary(changes, {"20": 1200}) == "0 added, 8 changed, 2 removed; 1,200 open connections end"
+    sums = "0 added, 8 changed, 2 removed; "
+    assert summary(changes, {"20": 1200}) == f"{sums}1,200 open connections end"
+    assert summary(changes, {}, {"21": 5}) == f"{sums}no open connection ends, 5 drain"
 
 
 def test_history_and_the_way_back(answering: Kept) -> None:

@@ -22,6 +22,7 @@ from ipbackend.plan import (
     Address,
     Entries,
     HopKey,
+    Leaving,
     ListenerKey,
     NextHop,
     Pool,
@@ -533,3 +534,69 @@ def test_a_listener_that_goes_leaves_its_list_to_no_one() -> None:
 
     assert lists(want) == {81: lists(have)[81]}
     assert {key.list for key in want.access} == {lists(want)[81][0]}
+
+
+# --- What leaves.
+
+BACK = configuration({"web": [member("10.0.0.11", weight=2)], "idle": []}, {"web": (0, 80, "web")})
+GONE = EndpointKey(IPv4Address("172.16.0.5"), 80, Protocol.TCP)
+LEAVING = Leaving(frozenset({GONE}), frozenset({IPv4Address(VIPS[1])}))
+
+
+def departing(wanted: Configuration, have: Entries, leaving: Leaving = LEAVING) -> Entries:
+    ways = ways_to(wanted)
+    ways |= {hop: ways_to(SMALL)[hop] for hop in hops(wanted, leaving.endpoints) - ways.keys()}
+    return plan(wanted, ways, {1: 1500}, have, SLOTS, leaving=leaving)
+
+
+def test_what_leaves_stays_as_it_was_and_takes_no_connections() -> None:
+    have = planned(SMALL)
+    want = departing(BACK, have)
+    number = have.endpoint_ids[GONE]
+
+    assert want.endpoints[number] == replace(have.endpoints[number], ceiling=0)
+    assert want.endpoint_ids[GONE] == number
+    assert want.next_hops[want.endpoints[number].next_hop].address == IPv4Address("10.0.0.2")
+    assert want.addresses[IPv4Address(VIPS[1])] == Address(Role.VIP)
+    assert all(number not in pool.members for pool in want.pools.values())
+    assert dangling(want) == []
+    steps = {(step.action, step.table, step.key) for step in diff(have, want)}
+    assert (Action.SET, "endpoints", number) in steps
+    assert not any(action is Action.END and table == "endpoints" for action, table, _ in steps)
+
+
+def test_what_is_released_goes() -> None:
+    have = departing(BACK, planned(SMALL))
+    want = departing(BACK, have, Leaving())
+
+    assert want == planned(BACK, have)
+    assert GONE not in want.endpoint_ids
+    assert (Action.END, "endpoints", have.endpoint_ids[GONE]) in {step[:3] for step in diff(have, want)}
+
+
+def test_a_member_that_comes_back_meanwhile_has_its_table_and_its_connections() -> None:
+    have = planned(SMALL)
+    assert departing(SMALL, departing(BACK, have)) == have
+
+
+def test_the_table_of_what_leaves_is_not_given_to_another() -> None:
+    have = departing(BACK, planned(SMALL))
+    more = configuration(
+        {"web": [member("10.0.0.11", weight=2), member("10.0.0.12", max_connections=50)]}, {"web": (0, 80, "web")}
+    )
+    want = departing(more, have)
+    rows = sorted((one.first, one.slots) for one in want.endpoints.values())
+
+    assert len(rows) == 3
+    assert all(first + slots <= after for (first, slots), (after, _) in pairwise(rows))
+
+
+def test_without_its_network_it_stays_with_the_next_hop_that_it_had() -> None:
+    have = planned(SMALL)
+    text = replace(BACK, networks={key: one for key, one in BACK.networks.items() if one.name == "vpc"})
+    want = departing(text, have)
+    number = have.endpoint_ids[GONE]
+
+    assert want.endpoints[number].next_hop == have.endpoints[number].next_hop
+    assert want.next_hops[want.endpoints[number].next_hop] == have.next_hops[have.endpoints[number].next_hop]
+    assert dangling(want) == []

@@ -9,7 +9,7 @@ from scapy.layers.l2 import Dot1Q, Ether
 
 from ipbackend.model import EndpointKey, Protocol
 from ipbackend.plan import Endpoint, NextHop
-from ipbackend.probe import SYN, probes, tcp_frame
+from ipbackend.probe import SYN, tcp_frame, to_client, to_member
 
 SNATS = tuple(IPv4Address(f"10.0.0.10{number}") for number in (1, 2, 3, 4))
 ENDPOINT = Endpoint(EndpointKey(IPv4Address("192.168.50.10"), 8080, Protocol.TCP), 1, 64, 128, SNATS, 50, 50)
@@ -29,25 +29,26 @@ def test_both_ends_are_asked() -> None:
         member_sequence=0xFFFF_FFF0,
         client_vlan=0,
     )
-    to_client, to_member = probes(connection, 6, ENDPOINT, HOP)
+    client, member = to_client(connection), to_member(connection, 6, ENDPOINT, HOP)
     connection.client_vlan = 7
-    tagged = [Ether(probe.frame) for probe in probes(connection, 6, ENDPOINT, replace(HOP, vlan=9))]
+    both = (to_client(connection), to_member(connection, 6, ENDPOINT, replace(HOP, vlan=9)))
+    tagged = [Ether(probe.frame) for probe in both]
 
     assert [probe[Dot1Q].vlan for probe in tagged] == [7, 9]
-    assert [bytes(probe[IP]) for probe in tagged] == [to_client.frame[14:], to_member.frame[14:]]
-    assert (to_client.interface, to_member.interface) == (3, 7)
+    assert [bytes(probe[IP]) for probe in tagged] == [client.frame[14:], member.frame[14:]]
+    assert (client.interface, member.interface) == (3, 7)
     expected = (
         Ether(src="08:08:08:08:08:08", dst="06:06:06:06:06:06")
         / IP(src="10.0.0.100", dst="203.0.113.7", id=0, flags="DF")
         / TCP(sport=80, dport=40000, seq=0xBFFF_FFF0, ack=5, flags="A", window=0)
     )
-    assert to_client.frame == bytes(expected)
+    assert client.frame == bytes(expected)
     expected = (
         Ether(src="04:04:04:04:04:04", dst="02:02:02:02:02:02")
         / IP(src="10.0.0.103", dst="192.168.50.10", id=0, flags="DF")
         / TCP(sport=32769, dport=8080, seq=0xC000_0005, ack=0xFFFF_FFF0, flags="A", window=0)
     )
-    assert to_member.frame == bytes(expected)
+    assert member.frame == bytes(expected)
 
 
 def test_a_segment_has_its_options_and_an_odd_payload() -> None:

@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ipbackend import __version__
 from ipbackend.api import (
     checks,
+    endings,
     errors,
     explain,
     gateway,
@@ -30,7 +31,7 @@ from ipbackend.api.service import Service
 
 FAMILIES = (
     *(loadbalancers, statuses, listeners, pools, members, healthmonitors, ipgroups, quotas, zones),
-    *(networks, gateway, traffic, revisions, live, checks, explain),
+    *(networks, gateway, traffic, revisions, live, checks, endings, explain),
 )
 
 

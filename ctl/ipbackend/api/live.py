@@ -6,7 +6,7 @@ from ipbackend.api.revisions import ApplyBody, ChangeShown, shown
 from ipbackend.configuration import Configuration
 from ipbackend.errors import NotRunningError
 from ipbackend.export import to_toml
-from ipbackend.live import Load
+from ipbackend.live import Ending, Load
 
 operations = router(OURS, "revisions")
 
@@ -18,10 +18,11 @@ class LiveAnswer(Answer):
 
 
 class Plan(Shown):
-    """What would change, and by the id of what goes how many open connections would end."""
+    """What would change, and by the id of what goes how many open connections would end: at once, after a delay."""
 
     changes: list[ChangeShown]
     ending: dict[str, int]
+    draining: dict[str, int]
 
 
 class PlanAnswer(Answer):
@@ -65,8 +66,9 @@ async def plan(service: Serving, author: Author, request_id: RequestId, project_
     try:
         ending = await service.look(lambda view: live.ending(view, wanted[0]))
     except NotRunningError:
-        ending = {}
-    return PlanAnswer(plan=Plan(changes=[shown(one) for one in changes], ending=ending), request_id=request_id)
+        ending = Ending({}, {})
+    plan = Plan(changes=[shown(one) for one in changes], ending=ending.now, draining=ending.later)
+    return PlanAnswer(plan=plan, request_id=request_id)
 
 
 @operations.get("/export")

@@ -1,10 +1,12 @@
 """What the API asks of whoever serves it. It knows no threads, maps or files: the daemon does, or a test."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from ipbackend.changes import Change
 from ipbackend.configuration import Configuration
+from ipbackend.connections import Target
+from ipbackend.drains import NO_DELAYS, Claim, Drains
 from ipbackend.edits import Edit
 from ipbackend.finding import Finding
 from ipbackend.health.states import Health
@@ -49,8 +51,20 @@ class Service(Protocol):
     async def look(self, read: Callable[[View], Found]) -> Found:
         """What `read` finds in the data plane, while all else goes on. NotRunningError: there is none."""
 
-    async def change(self, author: str, edit: Edit, what: str = "", dry_run: bool = False) -> list[Change]:
-        """Bring everything to what `edit` makes of what is in force. IpbackendError: refused, nothing changed."""
+    @property
+    def drains(self) -> Drains:
+        """Who drains, and how long yet."""
+
+    async def change(
+        self, author: str, edit: Edit, what: str = "", dry_run: bool = False, delays: Mapping[Claim, int] = NO_DELAYS
+    ) -> list[Change]:
+        """Bring everything to what `edit` makes of what is in force. IpbackendError: refused, nothing changed.
+
+        `delays`, in seconds, are for members that get no connections any more, in place of their pools'.
+        """
+
+    async def kill(self, choose: Callable[[View], Iterable[Target]]) -> int:
+        """End the connections that `choose` finds, and tell both ends; how many. NotRunningError: no data plane."""
 
     async def roll_back(self, author: str, number: int) -> list[Change]:
         """Make the state of a revision a new one."""

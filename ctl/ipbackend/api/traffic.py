@@ -16,6 +16,7 @@ from ipbackend.view import View
 
 operations = router(OURS, "traffic")
 LIMIT_MAX = 100_000  # connections in one answer
+ENDINGS = ("opened", "closed", "expired", "removed", "drained", "killed")  # opened = the others + active
 Reach = Literal["reachable", "no next hop", "not applied"]
 
 
@@ -89,6 +90,8 @@ class LoadShown(Shown):
     closed: int | None
     expired: int | None
     removed: int | None
+    drained: int | None
+    killed: int | None
 
 
 class LoadsAnswer(Answer):
@@ -138,11 +141,11 @@ def _load(view: View, pool: Pool, member: Member) -> LoadShown:
         number, endpoint = found
         active = view.active(number)
         counts = view.total("endpoint_counts", number)
-        carried = {name: counts[name] for name in ("opened", "closed", "expired", "removed")}
+        carried = {name: counts[name] for name in ENDINGS}
         carried |= {"active": active, "half_open": view.half_open(number)}
         carried |= {"half_open_limit": endpoint.half_open_limit, "free_slots": endpoint.slots - active}
         state = "reachable" if endpoint.ceiling else "no next hop"
-    names = ("active", "half_open", "half_open_limit", "free_slots", "opened", "closed", "expired", "removed")
+    names = ("active", "half_open", "half_open_limit", "free_slots", *ENDINGS)
     return LoadShown(
         id=member.id,
         pool_id=pool.id,

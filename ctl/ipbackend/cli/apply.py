@@ -38,13 +38,13 @@ def apply(run_directory: Path, file: Path, prune: bool, dry_run: bool, output: o
     with Client(run_directory) as client:
         plan = client.request("POST", "/ipbackend/plan", {"apply": document})["plan"]
         if output is out.Format.TABLE:
-            show_changes(plan["changes"], plan["ending"])
-            click.echo(summary(plan["changes"], plan["ending"]))
+            show_changes(plan["changes"], plan["ending"], plan["draining"])
+            click.echo(summary(plan["changes"], plan["ending"], plan["draining"]))
         if dry_run:
             result = {"dry_run": True, **plan}
         else:
             result = client.request("POST", "/ipbackend/apply", {"apply": document})["apply"]
-            result["ending"] = plan["ending"]
+            result |= {"ending": plan["ending"], "draining": plan["draining"]}
     if output is not out.Format.TABLE:
         out.show_data(output, result)
     elif dry_run:

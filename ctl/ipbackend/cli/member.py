@@ -1,6 +1,7 @@
 """`ipbackend member`: who serves, how full each is, and whether it can be reached."""
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -8,14 +9,16 @@ import click
 
 from ipbackend.cli import batch, findings, resource
 from ipbackend.cli import output as out
+from ipbackend.cli.drain import drain, remains
 from ipbackend.cli.resource import MEMBER, POOL, completing
 from ipbackend.client import Client
+from ipbackend.drains import Claim, Reason
 from ipbackend.errors import ConfigurationError, ServiceError, suggestion
-from ipbackend.model import Member, Pool
+from ipbackend.model import EndpointKey, Member, Pool
 
 if TYPE_CHECKING:
     from ipbackend.cli.view import Told
-    from ipbackend.view import View
+    from ipbackend.view import Draining, View
 
 REACHABLE, NO_NEXT_HOP, NOT_APPLIED = "reachable", "no next hop", "not applied"
 
@@ -25,6 +28,9 @@ in_pool = click.option(
 weight = click.option("--weight", type=int, help="Its share of new connections, 0 to 100; with 0 it gets none.")
 ceiling = click.option("--max-connections", type=int, help="How many it holds at the same time, at most 100,000.")
 from_file = click.option("--from", "file", metavar="FILE|-", help="CSV: a header line, then a member a line.")
+
+
+COUNTED = ("opened", "closed", "expired", "removed", "drained", "killed")
 
 
 class Row(NamedTuple):
@@ -49,11 +55,16 @@ class Row(NamedTuple):
     closed: int | None
     expired: int | None
     removed: int | None
+    drained: int | None
+    killed: int | None
 
 
 @click.group()
 def member() -> None:
     """Members: an address and a port that serve a pool."""
+
+
+member.add_command(drain)
 
 
 @member.command("list")
@@ -74,7 +85,9 @@ def list_(run_directory: Path, name: str | None, output: out.Format) -> None:
         if name is not None and not chosen:
             known = suggestion(name, [pool.name for pool in pools])
             raise ConfigurationError(f"--pool: {name!r} is not one of pools ({known})")
-        rows = [_row(view, pool, member, told.get(member.id)) for pool in chosen for member in pool.members]
+        draining = {one.drain.claim: one for one in view.draining()}
+        rows = [_row(view, pool, member, told.get(member.id), draining) for pool in chosen for member in pool.members]
+        rows += [_gone(view, one) for one in draining.values() if one.drain.reason is Reason.REMOVED]
         out.show_rows(output, Row._fields, rows, ("id",))
 
 
@@ -131,7 +144,10 @@ def show(run_directory: Path, name: str, pool: str, output: out.Format) -> None:
     Example: ipbackend member show 192.168.50.10:8080 --pool web
     """
     with Client(run_directory) as client:
-        one = _found(client, name, f"{POOL.path}/{resource.find_id(client, POOL, pool)}")
+        number = resource.find_id(client, POOL, pool)
+        one = _found(client, name, f"{POOL.path}/{number}")
+        its = client.request("GET", "/ipbackend/drains", pool_id=number, member_id=one["id"])["drains"]
+    one["drain"] = remains(its[0]["connections"], its[0]["until"]) if its else None
     if output is out.Format.TABLE:
         one = {field: value for field, value in one.items() if field not in resource.CONSTANT}
     out.show_one(output, one)
@@ -158,7 +174,8 @@ def set_(
     rename: str | None,
     output: out.Format,
 ) -> None:
-    """Change members of a pool; connections that are open go on. Weight 0 drains: no new ones come.
+    """Change members of a pool. Weight 0 drains: no new connections come, and those that are there go on until they
+    end, or until the pool's connection_drain runs out.
 
     Example: ipbackend member set 192.168.50.10:8080 --pool web --weight 0
     """
@@ -191,7 +208,8 @@ def set_(
 @from_file
 @click.pass_obj
 def delete(run_directory: Path, names: tuple[str, ...], pool: str, file: str | None) -> None:
-    """Take members out of a pool; their connections end, unless another pool has them too.
+    """Take members out of a pool. Their connections by this pool's listeners end, after its connection_drain if it
+    has one; both ends of them are told.
 
     Example: ipbackend member delete 192.168.50.10:8080 --pool web
     """
@@ -283,13 +301,39 @@ def _by_address(
     ]
 
 
-def _row(view: "View", pool: Pool, member: Member, told: "Told | None") -> Row:
+def _gone(view: "View", draining: "Draining") -> Row:
+    """A member that its pool has no more, as long as it has connections."""
+    drain, have = draining.drain, view.configuration
+    pool = have.pools.get(drain.pool)
+    number = view.endpoint_ids.get(drain.endpoint)
+    counts = view.total("endpoint_counts", number) if number else {}
+    return Row(
+        drain.member,
+        pool.name if pool else drain.pool,
+        f"{drain.address}:{drain.port}",
+        drain.protocol,
+        have.network_of(drain.address).name,
+        0,
+        view.active(number) if number else None,
+        0,
+        None,
+        f"removed, {remains(draining.connections, drain.until)}",
+        None,
+        None,
+        *(counts.get(field) for field in COUNTED),
+    )
+
+
+def _row(view: "View", pool: Pool, member: Member, told: "Told | None", draining: Mapping[Claim, "Draining"]) -> Row:
     found = view.endpoint(pool, member)
     active, state, counts = None, NOT_APPLIED, {}
     if found:
         number, endpoint = found
         active, counts = view.active(number), view.total("endpoint_counts", number)
         state = REACHABLE if endpoint.ceiling else NO_NEXT_HOP
+    its = draining.get(Claim(pool.id, EndpointKey(member.address, member.port, pool.protocol)))
+    if its:
+        state = remains(its.connections, its.drain.until if its.bounded else None)
     return Row(
         member.id,
         pool.name,
@@ -303,5 +347,5 @@ def _row(view: "View", pool: Pool, member: Member, told: "Told | None") -> Row:
         state,
         told.health if told else None,
         told.reason if told else None,
-        *(counts.get(field) for field in ("opened", "closed", "expired", "removed")),
+        *(counts.get(field) for field in COUNTED),
     )

@@ -1,6 +1,7 @@
 """How changes read: one line each, many alike in one line, and which connections they end. It asks nobody."""
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import click
@@ -10,6 +11,7 @@ from ipbackend.changes import turned
 FEW = 5  # members that are named, of many that change alike
 SIGNS = {"added": ("+", "green"), "changed": ("~", "yellow"), "removed": ("-", "red")}
 NEVER_SHOWN = ("id", "members")
+NONE: Mapping[str, int] = MappingProxyType({})
 
 Change = Mapping[str, Any]
 
@@ -23,29 +25,32 @@ class Like(NamedTuple):
     fields: str
 
 
-def show_changes(changes: Iterable[Change], ending: Mapping[str, int] | None = None) -> None:
-    """A line for each, with a sign before it; `ending` are connections that end, by the id of the change."""
-    ending = ending or {}
+def show_changes(
+    changes: Iterable[Change], ending: Mapping[str, int] = NONE, draining: Mapping[str, int] = NONE
+) -> None:
+    """A line for each, with a sign before it; connections that end at once or after a delay, by the change's id."""
     for like, alike in _grouped(changes).items():
         sign, colour = SIGNS[like.verb]
         many = len(alike) > FEW
         for some in [alike] if many else [[one] for one in alike]:
-            ends = sum(ending.get(one["id"], 0) for one in some)
+            ends, drains = (sum(counts.get(one["id"], 0) for one in some) for counts in (ending, draining))
             line = f"{sign} {_many(some) if many else _single(some[0])}"
             line += f": {like.fields}" if like.fields else ""
             line += f" ({ends:,} open connections end)" if ends else ""
+            line += f" ({drains:,} open connections drain)" if drains else ""
             click.echo(click.style(line, fg=colour))
 
 
-def summary(changes: Iterable[Change], ending: Mapping[str, int]) -> str:
+def summary(changes: Iterable[Change], ending: Mapping[str, int], draining: Mapping[str, int] = NONE) -> str:
     """The sums of a plan."""
     changes = list(changes)
     counts = {verb: sum(one["change"] == verb for one in changes) for verb in SIGNS}
     if not changes:
         return "nothing to change"
     said = ", ".join(f"{count:,} {verb}" for verb, count in counts.items())
-    ends = sum(ending.values())
-    return f"{said}; {f'{ends:,} open connections end' if ends else 'no open connection ends'}"
+    ends, drains = sum(ending.values()), sum(draining.values())
+    said += f"; {ends:,} open connections end" if ends else "; no open connection ends"
+    return said + (f", {drains:,} drain" if drains else "")
 
 
 def _grouped(changes: Iterable[Change]) -> dict[Like, list[Change]]:

@@ -39,8 +39,8 @@ def looking(run_directory: Path) -> Iterator[View]:
         if not kept.exists():
             raise NotRunningError(f"{kept}: nothing is applied yet (start the daemon: `ipbackend run`)")
         with Store(kept, read_only=True) as store:
-            wanted = store.configuration
-        yield View(maps, wanted, Tables(maps, _READ_ONLY).read())
+            wanted, drains = store.configuration, store.drains
+        yield View(maps, wanted, Tables(maps, _READ_ONLY).read(), drains=drains)
 
 
 class Told(NamedTuple):

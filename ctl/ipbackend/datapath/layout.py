@@ -17,7 +17,7 @@ from ipbackend.errors import NotRunningError
 
 Type = Any  # a ctypes type: BCC builds it at run time, so nothing more can be said
 FILE = "layout.json"
-SWEEP_ORDERS = struct.Struct("16x6I")  # struct sweep of abi.h
+SWEEP_ORDERS = struct.Struct("16x7I")  # struct sweep of abi.h
 _INNER = {"pools": b"pool_rows"}
 
 

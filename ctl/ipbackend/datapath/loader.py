@@ -56,9 +56,9 @@ class Program:
     def set_clock(self, maps: Maps) -> None:
         """Write down which tick it is now, for whoever reads what was seen when."""
         hz, at = timer_frequency(), time.monotonic_ns()
-        _, swept, _ = syscall.run(self.sweep, SWEEP_ORDERS.pack(0, 0, 0, 0, 0, 0))
+        _, swept, _ = syscall.run(self.sweep, SWEEP_ORDERS.pack(*[0] * 7))
         settings = maps["gateway"].memory()[0]
-        settings.hz, settings.epoch = hz, epoch_of(SWEEP_ORDERS.unpack(swept)[5], at, hz)
+        settings.hz, settings.epoch = hz, epoch_of(SWEEP_ORDERS.unpack(swept)[6], at, hz)
 
     def join(self, maps: Maps) -> None:
         """Have the entry program, this one or one that is attached, hand packets on to these roads."""

@@ -14,6 +14,7 @@ from ipbackend.abi import (
     ACCESS_BITS,
     POOL_WORDS,
     ROLE_SHIFT,
+    STATE_GENERATION,
     SWEEP_SLICE,
     WORD_TURNS,
     PoolWord,
@@ -79,6 +80,7 @@ class Tables:
         self._addresses = maps.directory("addresses")
         self._listeners = maps.directory("listeners_by_addr")
         self._endpoint_ids = maps.directory("endpoints_by_addr")
+        self.untold: dict[int, int] = {}  # endpoints with connections that ended, and from which tick on
         self._endpoints: dict[bytes, Endpoint] = {}  # as decoded, by what the maps hold of them
         self._actions: dict[tuple[Action, str], Callable[[Any, Any], object]] = {
             (Action.SET, "links"): lambda index, mtu: maps["links"].set(index, maps["links"].leaf(mtu=mtu)),
@@ -148,20 +150,36 @@ class Tables:
         settings.error_interval = 10**9 // gateway.icmp_error_rate
 
     def drop_leftovers(self) -> None:
-        """What a controller left that died between two steps: pools that no listener points to, orphans."""
+        """What a controller left that died between two steps: pools that are no listener's, orphans, ends untold."""
         used = {self._maps["listeners"].memory()[number].pool for _, number in self._listeners.entries()}
         unused = [number for number, _ in self._maps["pools"].items() if number not in used]
         if unused:
             self._maps["pools"].clear_inner(unused)
         self._end_orphans()
+        clock, rest = self._maps.clock, self._maps["gateway"].memory()[0].rest
+        for number in filter(self._was_used, self._numbers()):
+            self.untold[number] = (clock.now() - clock.ticks(rest)) & 0xFFFF_FFFF
 
-    def sweep(self, endpoint: int, mode: SweepMode) -> tuple[int, int]:
-        """Look at all slots of an endpoint; returns how many connections ended and how many slots rested enough."""
+    def sweep(self, endpoint: int, mode: SweepMode, listener: int = 0) -> tuple[int, int]:
+        """Look at all slots of an endpoint; returns how many connections ended and how many slots rested enough.
+
+        REMOVED and DRAINED are about the connections of one listener, if it is named.
+        """
         rounds = -(-self._maps["endpoints"].memory()[endpoint].slots // SWEEP_SLICE)
-        if not rounds:
-            return 0, 0
-        _, result, _ = syscall.run(self._sweep_program, SWEEP_ORDERS.pack(endpoint, 0, mode, 0, 0, 0), rounds)
-        _, _, _, ended, rested, _ = SWEEP_ORDERS.unpack(result)
+        return self._run_sweep(endpoint, 0, mode, listener, rounds) if rounds else (0, 0)
+
+    def kill(self, endpoint: int, slot: int, state: int) -> bool:
+        """End the connection whose slot had this state word; False: it has ended, or a packet was in the way."""
+        ended, _ = self._run_sweep(endpoint, slot, SweepMode.KILLED, state // STATE_GENERATION & 0xFFFF_FFFF, 1)
+        return bool(ended)
+
+    def _run_sweep(self, endpoint: int, slot: int, mode: SweepMode, only: int, rounds: int) -> tuple[int, int]:
+        began = self._maps.clock.now()
+        orders = SWEEP_ORDERS.pack(endpoint, slot, mode, only, 0, 0, 0)
+        _, result, _ = syscall.run(self._sweep_program, orders, rounds)
+        *_, ended, rested, _ = SWEEP_ORDERS.unpack(result)
+        if ended and mode is not SweepMode.ENDPOINT:
+            self.untold.setdefault(endpoint, began)
         return ended, rested
 
     def wait(self) -> None:
@@ -292,8 +310,12 @@ class Tables:
             self._end(number, SweepMode.ORPHANS)
 
     def _end(self, endpoint: int, mode: SweepMode) -> None:
-        if self._maps["load"].memory()[endpoint].head:  # else no slot of it was ever taken
+        if self._was_used(endpoint):
             self.sweep(endpoint, mode)
+
+    def _was_used(self, endpoint: int) -> bool:
+        """Whether any slot of it was ever taken."""
+        return bool(self._maps["load"].memory()[endpoint].head)
 
     def _set_pools(self, steps: list[Step]) -> None:
         fresh = {}
