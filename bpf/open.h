@@ -144,6 +144,7 @@ static __always_inline enum verdict claim(const struct packet *pkt, __u64 hash, 
 	}
 
 	fill(connection, pkt, number, listener, endpoint);
+	count_anew(flow->at);
 	flow->connection = connection;
 	flow->state = with_phase(flow->state, SLOT_PENDING);
 	set_state(connection, flow->state);
@@ -227,8 +228,10 @@ static __always_inline enum verdict open_or_refuse(struct packet *pkt)
 	if (!pkt->ports || role >> ROLE_SHIFT != ROLE_VIP)
 		return DROP_NO_CONNECTION;
 	verdict = find_or_open(pkt, &flow);
+	if (verdict == FORWARD_OPENED)
+		report(flow.connection, flow.at, flow.state, EVENT_OPENED, 0);
 	if (verdict != FORWARD_OPENED && verdict != FORWARD_REQUEST)
-		return verdict;
+		return refused(pkt, verdict);
 	way = to_member(&flow, &out);
 	if (way == FORWARD_REQUEST)
 		way = fits(pkt, out.mtu, FORWARD_REQUEST);
@@ -237,7 +240,7 @@ static __always_inline enum verdict open_or_refuse(struct packet *pkt)
 	if (verdict == FORWARD_REQUEST)
 		leave_trace(pkt, &flow, verdict);
 	else
-		account(pkt, flow.connection, verdict);
+		account(pkt, &flow, verdict);
 	return send(pkt, &out, verdict);
 }
 

@@ -30,8 +30,11 @@ _LOG_LINES = 20  # of what the verifier says, the last ones
 class Program:
     """The data plane's programs, loaded and pinned under `run_directory`; maps that are pinned there stay."""
 
-    def __init__(self, run_directory: Path, connections: int) -> None:
-        """Load for so many `connections` in all. DatapathError: the maps there are of another layout or size."""
+    def __init__(self, run_directory: Path, connections: int, counted: bool = False) -> None:
+        """Load for so many `connections` in all, whose packets and bytes are counted or not.
+
+        DatapathError: the maps there are of another layout or size.
+        """
         self._pins = run_directory / PINS
         self._source = bpf_directory()
         buckets = flow_index_buckets(connections)
@@ -44,6 +47,7 @@ class Program:
             "PIN_DIRECTORY": f'"{self._pins}"',
             "FLOW_INDEX_BUCKETS": buckets,
             "SLOTS": gateway_slots(connections),
+            "COUNTED_SLOTS": gateway_slots(connections) if counted else 1,
             "HZ": timer_frequency(),
         }
         made_of = fingerprint(f"{self._text} {self._macros}")

@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What is told of connections: each one opened, closed or refused, and what has passed of it. It decides nothing. */
+#ifndef IPBACKEND_EVENTS_H
+#define IPBACKEND_EVENTS_H
+
+#define TICK_NS ((1000000000ULL << TICK_SHIFT) / HZ)
+#define REJECTION_BURST 1000000000ULL	/* nanoseconds' worth of rejections that may come at once */
+
+/* BCC writes the map into the calls that it knows, of which a query of a ring buffer is none: it is called a peek. */
+#define bpf_map_peek_elem bpf_ringbuf_query
+
+static __always_inline bool is_counted(void)
+{
+	return COUNTED_SLOTS > 1;	/* a constant: where nothing is counted, no code is left of it */
+}
+
+/* The counts of a slot that a connection has just taken. */
+static __always_inline void count_anew(place at)
+{
+	struct connection_count *count;
+
+	if (!is_counted())
+		return;
+	count = connection_counts.lookup(&at);
+	if (!count)
+		return;
+	count->opened = bpf_ktime_get_ns();
+	count->request_packets = 0;
+	count->request_bytes = 0;
+	count->reply_packets = 0;
+	count->reply_bytes = 0;
+}
+
+static __always_inline void count_packet(place at, __u32 length, bool is_reply)
+{
+	struct connection_count *count;
+
+	if (!is_counted())
+		return;
+	count = connection_counts.lookup(&at);
+	if (!count)
+		return;
+	if (is_reply) {
+		count->reply_packets++;
+		count->reply_bytes += length;
+	} else {
+		count->request_packets++;
+		count->request_bytes += length;
+	}
+}
+
+/* The settings, if anyone wants to be told. */
+static __always_inline struct gateway *watched(void)
+{
+	struct gateway *settings = gateway.lookup(&(__u32){ 0 });
+
+	return settings && settings->events ? settings : NULL;
+}
+
+/* Room for an event; NULL, and counted, where there is none. */
+static __always_inline struct event *new_event(enum event_kind kind, __u32 reason)
+{
+	struct event *event = events.ringbuf_reserve(sizeof(*event));
+	struct event_count *count;
+
+	if (!event) {
+		count = event_counts.lookup(&(__u32){ 0 });
+		if (count)
+			count->lost++;
+		return NULL;
+	}
+	__builtin_memset(event, 0, sizeof(*event));
+	event->at = bpf_ktime_get_ns();
+	event->kind = kind;
+	event->reason = reason;
+	return event;
+}
+
+/* Of a connection, whose slot must not be free yet. `state` is that from before. */
+static __always_inline void report(const struct connection *connection, place at, __u64 state, enum event_kind kind,
+				   __u32 reason)
+{
+	struct gateway *settings = watched();
+	__u32 endpoint = connection->endpoint;
+	struct endpoint *member = endpoints.lookup(&endpoint);
+	struct connection_count *count = connection_counts.lookup(&at);
+	struct event *event;
+
+	if (!settings || !member)
+		return;
+	event = new_event(kind, reason);
+	if (!event)
+		return;
+	event->opened = event->at - (__u64)(now() - connection->opened) * TICK_NS;
+	if (is_counted() && count) {
+		event->opened = count->opened;
+		event->request_packets = count->request_packets;
+		event->request_bytes = count->request_bytes;
+		event->reply_packets = count->reply_packets;
+		event->reply_bytes = count->reply_bytes;
+	}
+	event->state = state;
+	event->client = connection->client;
+	event->client_port = connection->client_port;
+	event->vip = connection->vip;
+	event->vip_port = connection->vip_port;
+	event->slot = at - member->first;
+	event->snat = member->snat[event->slot & ((1 << settings->snat_shift) - 1) & (MAX_SNAT_ADDRESSES - 1)];
+	event->snat_port = bpf_htons(FIRST_SNAT_PORT + (event->slot >> settings->snat_shift));
+	event->member = member->address;
+	event->member_port = member->port;
+	event->endpoint = endpoint;
+	event->listener = connection->listener;
+	event->protocol = connection->protocol;
+	events.ringbuf_submit(event, 0);
+}
+
+/* Who ended a connection by this packet of `fin`'s side: of two FINs the first. */
+static __always_inline __u32 ending_of(const struct packet *pkt, __u64 have, __u64 fin)
+{
+	if (pkt->tcp_flags & TCP_RST)
+		return fin == STATE_FIN_CLIENT ? ENDING_CLIENT_RST : ENDING_MEMBER_RST;
+	return have & STATE_FIN_CLIENT ? ENDING_CLIENT_FIN : ENDING_MEMBER_FIN;
+}
+
+/*
+ * Whether one more rejection is told of: some of each CPU's, and none while the half of the buffer is full, so
+ * that those who are turned away cannot take the room of those who are let in.
+ */
+static __always_inline bool is_due_rejection(void)
+{
+	struct event_count *count = event_counts.lookup(&(__u32){ 0 });
+	__u64 at = bpf_ktime_get_coarse_ns();
+
+	if (!count)
+		return false;
+	if ((__s64)(count->next_rejection - at) < 0)
+		count->next_rejection = at;
+	if (count->next_rejection - at < REJECTION_BURST && events.peek(BPF_RB_AVAIL_DATA) < EVENTS_SIZE / 2) {
+		count->next_rejection += REJECTION_INTERVAL;
+		return true;
+	}
+	count->withheld++;
+	return false;
+}
+
+/* Reports what a client's packet was turned away for, if it would have opened a connection. */
+static __always_inline enum verdict refused(const struct packet *pkt, enum verdict verdict)
+{
+	struct event *event;
+
+	if (!watched() || !opens(pkt) || !is_due_rejection())
+		return verdict;
+	event = new_event(EVENT_REJECTED, verdict);
+	if (!event)
+		return verdict;
+	event->opened = event->at;
+	event->client = pkt->tuple.saddr;
+	event->client_port = pkt->tuple.sport;
+	event->vip = pkt->tuple.daddr;
+	event->vip_port = pkt->tuple.dport;
+	event->protocol = pkt->tuple.protocol;
+	events.ringbuf_submit(event, 0);
+	return verdict;
+}
+
+#endif
