@@ -25,7 +25,7 @@
 #define DIRECTORY_FACTOR 0x9e3779b97f4a7c15ULL
 #define TICK_SHIFT 4		/* a tick is 16 of the kernel's timer interrupts: 64 ms if there are 250 a second */
 #define SWEEP_SLICE 64		/* slots that one run of the sweep looks at */
-#define EVENTS_SIZE 16777216	/* bytes of the ring buffer of events: some 174,000 of them */
+#define EVENTS_SIZE 16777216	/* bytes of the ring buffer of events: some 161,000 of them */
 #define REJECTION_INTERVAL 1000000	/* nanoseconds between two rejections that one CPU reports, on average */
 
 /* How a packet's journey ended. The first word is the action taken. */
@@ -113,6 +113,8 @@ enum event_kind {
 	EVENT_OPENED,
 	EVENT_CLOSED,		/* for a reason of enum ending */
 	EVENT_REJECTED,		/* for a reason of enum verdict */
+	EVENT_LOST,		/* the reader's own, as the next: so many events that found no room */
+	EVENT_WITHHELD,		/* so many rejections beyond what is reported */
 };
 
 /* Why a connection is over. From ENDING_EXPIRED on: by the sweep, in the order of its modes. */

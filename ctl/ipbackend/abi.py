@@ -86,6 +86,28 @@ class SweepMode(IntEnum):
     ORPHANS = auto()
 
 
+class EventKind(IntEnum):
+    """What is reported of connections."""
+
+    OPENED = 0
+    CLOSED = auto()
+    REJECTED = auto()
+    LOST = auto()
+    WITHHELD = auto()
+
+
+class Ending(IntEnum):
+    """Why a connection is over; from EXPIRED on by the sweep, in the order of its modes."""
+
+    CLIENT_FIN = 0
+    MEMBER_FIN = auto()
+    CLIENT_RST = auto()
+    MEMBER_RST = auto()
+    EXPIRED = auto()
+    MEMBER_REMOVED = auto()
+    LISTENER_REMOVED = auto()
+
+
 class PoolWord(IntEnum):
     """The words of a pool's header."""
 
@@ -96,6 +118,8 @@ class PoolWord(IntEnum):
 
 TICK_SHIFT = 4
 SWEEP_SLICE = 64
+EVENTS_SIZE = 16777216
+REJECTION_INTERVAL = 1000000
 MAX_LISTENERS = 16384  # and pools
 BUCKET_ENTRIES = 8
 NUMBERS = 32768

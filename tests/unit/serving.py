@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable, Mapping
 from functools import partialmethod
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +16,8 @@ from ipbackend.changes import Change, between
 from ipbackend.configuration import Configuration, check_transition
 from ipbackend.edits import Edit
 from ipbackend.errors import NotRunningError
+from ipbackend.flows.archive import Reader
+from ipbackend.flows.keeper import Standing
 from ipbackend.store import Revision, Stamp
 from ipbackend.view import View
 from tests.unit.wanted import FULL
@@ -34,6 +37,7 @@ class Kept:
         self.forwarding = False
         self.authors: list[str] = []
         self.refusal: Exception | None = None
+        self.flows = Path("/nowhere")
 
     @property
     def stamps(self) -> Mapping[str, Stamp]:
@@ -53,6 +57,11 @@ class Kept:
             self.revision += 1
             self.authors.append(author)
         return changes
+
+    flow_log = Standing()
+
+    async def recall(self, read: Callable[[Reader], Any]) -> Any:
+        return read(Reader(self.flows))
 
     async def look(self, read: Callable[[View], Any]) -> Any:
         raise NotRunningError("nothing is loaded")

@@ -32,6 +32,8 @@ def enum_of(name: str) -> dict[str, int]:
         (abi.Role, "role", "ROLE_", None),
         (abi.Phase, "phase", "SLOT_", None),
         (abi.SweepMode, "sweep_mode", "SWEEP_", None),
+        (abi.EventKind, "event_kind", "EVENT_", None),
+        (abi.Ending, "ending", "ENDING_", None),
         (abi.PoolWord, "pool_word", "POOL_", None),
     ],
 )
@@ -46,13 +48,18 @@ def test_constants_are_the_same_on_both_sides() -> None:
     assert CONSTANTS["TICK_SHIFT"] == abi.TICK_SHIFT
     assert CONSTANTS["SWEEP_SLICE"] == abi.SWEEP_SLICE
     assert CONSTANTS["MAX_POOLS"] == abi.MAX_LISTENERS
-    for name in ("MAX_LISTENERS", "NUMBERS", "ROLE_SHIFT", "DIRECTORY_STEPS"):
+    for name in ("MAX_LISTENERS", "NUMBERS", "ROLE_SHIFT", "DIRECTORY_STEPS", "EVENTS_SIZE", "REJECTION_INTERVAL"):
         assert CONSTANTS[name] == getattr(abi, name)
     assert f"{abi.DIRECTORY_FACTOR:#x}ULL" in HEADER
     assert CONSTANTS["MAX_MEMBERS"] >= model.MEMBERS_MAX
     assert CONSTANTS["MAX_SNAT_ADDRESSES"] == max(sizing.SNAT_COUNTS)
     assert CONSTANTS["FIRST_SNAT_PORT"] == sizing.FIRST_SNAT_PORT
     assert CONSTANTS["BUCKET_ENTRIES"] == sizing._BUCKET_ENTRIES == abi.BUCKET_ENTRIES
+
+
+def test_the_sweep_ends_connections_for_a_reason_for_each_mode() -> None:
+    """The data plane counts them up side by side."""
+    assert len(abi.Ending) - abi.Ending.EXPIRED == len(abi.SweepMode)
 
 
 def test_the_largest_table_holds_every_port() -> None:

@@ -10,6 +10,7 @@ from ipbackend import __version__
 from ipbackend.api import (
     checks,
     errors,
+    flows,
     gateway,
     healthmonitors,
     ipgroups,
@@ -29,7 +30,7 @@ from ipbackend.api.service import Service
 
 FAMILIES = (
     *(loadbalancers, statuses, listeners, pools, members, healthmonitors, ipgroups, quotas, zones),
-    *(networks, gateway, traffic, revisions, live, checks),
+    *(networks, gateway, traffic, flows, revisions, live, checks),
 )
 
 

@@ -13,6 +13,7 @@ from ipbackend.api.base import (
     Body,
     Changes,
     Cidr,
+    Flag,
     Id,
     RequestId,
     Serving,
@@ -25,11 +26,13 @@ from ipbackend.api.service import Service
 from ipbackend.codec import to_plain
 from ipbackend.configuration import Configuration
 from ipbackend.errors import ConfigurationError, Kind, Problem
-from ipbackend.model import AttachMode, Gateway
+from ipbackend.model import AttachMode, FlowLog, Gateway
 
 operations = router(OURS, "gateway")
 MaxConnections = Annotated[int, number(Gateway, "max_connections")]
 Seconds = Annotated[int, number(Gateway, "rest")]
+Days = Annotated[int, number(Gateway, "flow_log_days")]
+Megabytes = Annotated[int, number(Gateway, "flow_log_megabytes")]
 HalfOpenPercent = Annotated[int, number(Gateway, "half_open_percent")]
 
 
@@ -47,6 +50,10 @@ class Settings(Changes):
     rest: Seconds = 60
     half_open_percent: HalfOpenPercent = 10
     private_ranges: list[Cidr] = Field(default_factory=list, max_length=64)
+    flow_log: FlowLog = FlowLog.OFF
+    flow_log_counts: Flag = True
+    flow_log_days: Days = 30
+    flow_log_megabytes: Megabytes = 10_000
 
 
 class SettingsBody(Body):
@@ -69,6 +76,10 @@ class GatewayShown(Shown):
     rest: int
     half_open_percent: int
     private_ranges: list[str]
+    flow_log: FlowLog
+    flow_log_counts: bool
+    flow_log_days: int
+    flow_log_megabytes: int
 
 
 class GatewayAnswer(Answer):

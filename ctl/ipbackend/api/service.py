@@ -6,6 +6,8 @@ from typing import Protocol, TypeVar
 from ipbackend.changes import Change
 from ipbackend.configuration import Configuration
 from ipbackend.edits import Edit
+from ipbackend.flows.archive import Reader
+from ipbackend.flows.keeper import Standing
 from ipbackend.model import EndpointKey
 from ipbackend.preparation import Finding
 from ipbackend.store import Revision, Stamp
@@ -43,6 +45,13 @@ class Service(Protocol):
 
     async def look(self, read: Callable[[View], Found]) -> Found:
         """What `read` finds in the data plane, while all else goes on. NotRunningError: there is none."""
+
+    @property
+    def flow_log(self) -> Standing:
+        """How the flow log is."""
+
+    async def recall(self, read: Callable[[Reader], Found]) -> Found:
+        """What `read` finds in the flow log, while all else goes on."""
 
     async def change(self, author: str, edit: Edit, what: str = "", dry_run: bool = False) -> list[Change]:
         """Bring everything to what `edit` makes of what is in force. IpbackendError: refused, nothing changed."""

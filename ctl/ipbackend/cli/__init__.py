@@ -17,6 +17,7 @@ COMMANDS = {
     "connection": "ipbackend.cli.connection:connection",
     "counters": "ipbackend.cli.counters:counters",
     "export": "ipbackend.cli.export:export",
+    "flow": "ipbackend.cli.flow:flow",
     "gateway": "ipbackend.cli.gateway:gateway",
     "healthmonitor": "ipbackend.cli.healthmonitor:healthmonitor",
     "history": "ipbackend.cli.history:history",
@@ -32,6 +33,7 @@ COMMANDS = {
     "run": "ipbackend.cli.run:run",
     "status": "ipbackend.cli.status:status",
     "unload": "ipbackend.cli.run:unload",
+    "who": "ipbackend.cli.flow:who",
 }
 
 

@@ -42,14 +42,16 @@ class Program:
         layout = fingerprint((self._source / "abi.h").read_text() + (self._source / "maps.h").read_text())
         self._refuse_other_maps(run_directory, layout, buckets)
         self._text = expand(self._source / "ipbackend.c")
+        counted_slots = gateway_slots(connections) if counted else 1
         self._macros = {
             "__LINUX_BPF_H__": "",  # BCC has its own copy of bpf.h: the only one
             "PIN_DIRECTORY": f'"{self._pins}"',
             "FLOW_INDEX_BUCKETS": buckets,
             "SLOTS": gateway_slots(connections),
-            "COUNTED_SLOTS": gateway_slots(connections) if counted else 1,
+            "COUNTED_SLOTS": counted_slots,
             "HZ": timer_frequency(),
         }
+        _let_go_of_counts(self._pins, counted_slots)
         made_of = fingerprint(f"{self._text} {self._macros}")
         self._fds = self._pinned() if made_of == _made_of(run_directory) else {}
         if not self._fds:
@@ -178,6 +180,16 @@ def unpin(run_directory: Path) -> list[str]:
         (pins / PROGRAMS).rmdir()
     (run_directory / FILE).unlink(missing_ok=True)
     return names
+
+
+def _let_go_of_counts(pins: Path, entries: int) -> None:
+    """Counts of another size stay with the programs that write to them, until ours take their place."""
+    path = pins / "connection_counts"
+    if path.exists():
+        fd = syscall.open_pin(str(path))
+        if syscall.map_info(fd).max_entries != entries:
+            path.unlink()
+        os.close(fd)
 
 
 def _pinned_maps(pins: Path) -> list[str]:
