@@ -21,10 +21,34 @@ EVER = 1 << 62  # ns: later than any event
 When = Annotated[str, Query(max_length=40)]
 
 
+class FlowShown(Shown):
+    """An event; null is what does not apply, or was not counted. Of lost and withheld ones, `events` says how many."""
+
+    time: str
+    event: str
+    reason: str | None
+    protocol: Protocol | None
+    client: str | None
+    vip: str | None
+    snat: str | None
+    member: str | None
+    phase: str | None
+    opened: str | None
+    seconds: float | None
+    request_packets: int | None
+    request_bytes: int | None
+    reply_packets: int | None
+    reply_bytes: int | None
+    listener: int | None
+    endpoint: int | None
+    slot: int | None
+    events: int | None
+
+
 class FlowsAnswer(Answer):
     """The envelope."""
 
-    flows: list[events.Shown]
+    flows: list[FlowShown]
 
 
 class TenantShown(Shown):
@@ -138,10 +162,10 @@ async def list_flows(
         where["kind"] = kinds[event]
     begin, end = interval(since)[0] if since else 0, interval(until)[0] if until else EVER
     found = await service.recall(lambda log: log.newest(where, begin, end, limit))
-    if not found and service.flow_log.kind is not FlowLog.STORE:
-        what = f'gateway.flow_log is "{service.flow_log.kind}": nothing is kept that could be listed'
-        raise ConfigurationError(f'{what} (set it to "store")')
-    return FlowsAnswer(flows=[events.shown(one) for one in found], request_id=request_id)
+    kind = service.flow_log.kind
+    if not found and kind is not FlowLog.STORE and await service.recall(lambda log: log.begins()) is None:
+        raise ConfigurationError(f"gateway.flow_log: it is {kind}, so nothing was kept to be listed (set it to store)")
+    return FlowsAnswer(flows=[FlowShown(**events.shown(one)._asdict()) for one in found], request_id=request_id)
 
 
 @operations.get("/flows/who")

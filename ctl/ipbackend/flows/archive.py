@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ipbackend.errors import StoreError
-from ipbackend.flows.event import NANO, RECORD, Event
+from ipbackend.flows.event import RECORD, Event
 from ipbackend.flows.files import DAY, Files
 from ipbackend.flows.mark import Mark
 
@@ -142,7 +142,8 @@ class Reader:
         for path in reversed(self._paths()):
             rows = _asked(path, sql, (since, until, *where.values(), limit - len(found)))
             found += (Event(*row) for row in rows)
-            if len(found) == limit or path.stat().st_mtime * NANO < since:
+            last = _asked(path, "SELECT at FROM events ORDER BY rowid DESC LIMIT 1", ())
+            if len(found) == limit or (last and last[0][0] < since):
                 break
         return found
 

@@ -80,7 +80,9 @@ def shown(event: Event) -> Shown:
     client, vip = _end(event.client, event.client_port), _end(event.vip, event.vip_port)
     if kind == EventKind.REJECTED:
         return Shown(at, _KINDS[kind], Verdict(event.reason).name, protocol, client, vip)
-    passed: _Passed = event[2:6] if event.request_packets else (None, None, None, None)  # else there is one at the least
+    passed: _Passed = (
+        event[2:6] if event.request_packets else (None, None, None, None)
+    )  # else there is one at the least
     return Shown(
         at,
         _KINDS[kind],

@@ -102,7 +102,11 @@ class Journal(_Marked):
             super().__init__(folder)
             self._path_of_journal = journal
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._socket.connect(str(journal))
+            try:
+                self._socket.connect(str(journal))
+            except OSError:
+                self._socket.close()
+                raise
 
     def close(self) -> None:
         """Let go of the socket."""
