@@ -10,13 +10,14 @@ import time
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from ipbackend.errors import ServiceError
-from tests.netns.clients import ETH_P_ALL, SO_RCVBUFFORCE, UdpClient, connect, http_get
+from tests.netns.clients import ETH_P_ALL, SO_RCVBUFFORCE, UdpClient, connect
 from tests.netns.gateway import CONFIGURATION, Gateway
 from tests.netns.lab import CLIENT, MEMBERS, SHOP_VIP, SIOCETHTOOL, SNATS, Lab
 from tests.netns.namespace import Namespace
@@ -48,6 +49,13 @@ def closed(gateway: Gateway, count: int, **query: Any) -> list[dict[str, Any]]:
     """The last connections that ended, once there are so many, the first to end first."""
     wait_until(lambda: len(flows(gateway, event="closed", **query)) >= count)
     return flows(gateway, event="closed", **query)[::-1]
+
+
+def visit(lab: Lab) -> str:
+    """A request over a connection of its own; the client's address and port."""
+    with connect(lab["client"], CLIENT, WEB) as connection:
+        connection.get()
+        return f"{CLIENT}:{connection.local[1]}"
 
 
 class Packet(NamedTuple):
@@ -200,8 +208,7 @@ def test_who_stood_behind_a_snat_address(gateway: Gateway, lab: Lab) -> None:
         (one,) = tenants()
         assert mine.items() <= one.items()
         assert one["reply_bytes"] > 100
-        opened = one["opened"]
-    closed(gateway, 1, client=f"{CLIENT}:{port}")
+    opened = closed(gateway, 1, client=f"{CLIENT}:{port}")[-1]["opened"]
     assert [one for one in tenants() if one["client"] == f"{CLIENT}:{port}"] == []
     for when in (opened, f"{opened[:19]}Z", f"{opened[:16]}Z"):
         (one,) = (one for one in tenants("--at", when) if one["client"] == f"{CLIENT}:{port}")
@@ -216,15 +223,15 @@ def test_who_stood_behind_a_snat_address(gateway: Gateway, lab: Lab) -> None:
 
 def test_a_daemon_that_is_killed_loses_nothing_and_says_nothing_twice(gateway: Gateway, lab: Lab) -> None:
     gateway.apply(logging(CONFIGURATION))
-    before = [http_get(lab["client"], CLIENT, WEB).identity.peer for _ in range(20)]
+    began = datetime.now(UTC).isoformat()
+    before = [visit(lab) for _ in range(20)]
     gateway.kill()
-    without = [http_get(lab["client"], CLIENT, WEB).identity.peer for _ in range(20)]
+    without = [visit(lab) for _ in range(20)]
     gateway.start()
-    after = [http_get(lab["client"], CLIENT, WEB).identity.peer for _ in range(20)]
-    wanted = sorted([*before, *without, *after])
-    wait_until(lambda: len([one for one in flows(gateway, event="closed") if one["snat"] in wanted]) >= len(wanted))
+    after = [visit(lab) for _ in range(20)]
+    found = closed(gateway, 60, client=CLIENT, since=began)
 
-    assert sorted(one["snat"] for one in flows(gateway, event="closed") if one["snat"] in wanted) == wanted
+    assert [one["client"] for one in found] == [*before, *without, *after]
     assert flow_log(gateway)["lost"] == 0
 
 
@@ -234,15 +241,14 @@ def test_it_is_switched_while_connections_go_on(gateway: Gateway, lab: Lab) -> N
         identity = connection.get().identity
         gateway.apply(logging(CONFIGURATION, counts="false"))
         assert connection.get().identity == identity
-        http_get(lab["client"], CLIENT, WEB)
-        (*_, one) = closed(gateway, 1, client=CLIENT)
+        (one,) = closed(gateway, 1, client=visit(lab))
         assert (one["reason"], one["request_bytes"], one["reply_bytes"]) == ("CLIENT_FIN", None, None)
         gateway.apply(logging(CONFIGURATION))
         assert connection.get().identity == identity
         known = len(flows(gateway))
         gateway.apply(CONFIGURATION)
         assert connection.get().identity == identity
-    http_get(lab["client"], CLIENT, WEB)
+    visit(lab)
     assert flow_log(gateway)["flow_log"] == "off"
     assert len(flows(gateway)) == known
 

@@ -162,7 +162,7 @@ async def list_flows(
         where["kind"] = kinds[event]
     begin, end = interval(since)[0] if since else 0, interval(until)[0] if until else EVER
     found = await service.recall(lambda log: log.newest(where, begin, end, limit))
-    kind = service.flow_log.kind
+    kind = service.configuration.gateway.flow_log if service.configuration.gateway else FlowLog.OFF
     if not found and kind is not FlowLog.STORE and await service.recall(lambda log: log.begins()) is None:
         raise ConfigurationError(f"gateway.flow_log: it is {kind}, so nothing was kept to be listed (set it to store)")
     return FlowsAnswer(flows=[FlowShown(**events.shown(one)._asdict()) for one in found], request_id=request_id)
