@@ -14,8 +14,8 @@ static __always_inline bool is_counted(void)
 	return COUNTED_SLOTS > 1;	/* a constant: where nothing is counted, no code is left of it */
 }
 
-/* The counts of a slot that a connection has just taken. */
-static __always_inline void count_anew(place at)
+/* The counts of a slot that a connection has just taken, with the packet that opens it. */
+static __always_inline void count_anew(place at, __u32 length)
 {
 	struct connection_count *count;
 
@@ -25,8 +25,8 @@ static __always_inline void count_anew(place at)
 	if (!count)
 		return;
 	count->opened = bpf_ktime_get_ns();
-	count->request_packets = 0;
-	count->request_bytes = 0;
+	count->request_packets = 1;
+	count->request_bytes = length;
 	count->reply_packets = 0;
 	count->reply_bytes = 0;
 }
@@ -77,7 +77,7 @@ static __always_inline struct event *new_event(enum event_kind kind, __u32 reaso
 }
 
 /* Of a connection, whose slot must not be free yet. `state` is that from before. */
-static __always_inline void report(const struct connection *connection, place at, __u64 state, enum event_kind kind,
+static __always_inline void tell(const struct connection *connection, place at, __u64 state, enum event_kind kind,
 				   __u32 reason)
 {
 	struct gateway *settings = watched();
@@ -113,6 +113,14 @@ static __always_inline void report(const struct connection *connection, place at
 	event->listener = connection->listener;
 	event->protocol = connection->protocol;
 	events.ringbuf_submit(event, 0);
+}
+
+/* The same, where it is to cost as little as it can while nobody wants to know. */
+static __always_inline void report(const struct connection *connection, place at, __u64 state, enum event_kind kind,
+				   __u32 reason)
+{
+	if (watched())
+		tell(connection, at, state, kind, reason);
 }
 
 /* Who ended a connection by this packet of `fin`'s side: of two FINs the first. */

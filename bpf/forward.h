@@ -116,13 +116,12 @@ static __always_inline enum verdict find_way(struct packet *pkt, __u32 role, str
 	return from_client(pkt, flow, out);
 }
 
-/* One packet more of its listener and its connection; FORWARD_OPENED is a request's as well. */
-static __always_inline void account(const struct packet *pkt, const struct flow *flow, enum verdict verdict)
+/* One packet more of its listener; FORWARD_OPENED is a request's as well. */
+static __always_inline void account(const struct packet *pkt, struct connection *connection, enum verdict verdict)
 {
-	__u32 listener = flow->connection->listener;
+	__u32 listener = connection->listener;
 	struct listener_count *count = listener_counts.lookup(&listener);
 
-	count_packet(flow->at, pkt->length, verdict == FORWARD_REPLY);
 	if (!count)
 		return;
 	if (verdict == FORWARD_REPLY) {
@@ -139,8 +138,9 @@ static __always_inline void leave_trace(const struct packet *pkt, const struct f
 {
 	if (verdict == FORWARD_REQUEST)
 		learn_way_back(pkt, flow->connection);
-	account(pkt, flow, verdict);	/* first, since the packet may be the last of its connection */
+	count_packet(flow->at, pkt->length, verdict == FORWARD_REPLY);	/* first: it may be the connection's last */
 	track(pkt, flow, verdict == FORWARD_REQUEST ? STATE_FIN_CLIENT : STATE_FIN_MEMBER);
+	account(pkt, flow->connection, verdict);
 }
 
 /* The common road, which most packets take from end to end. What is not plain goes on by a road of its own. */

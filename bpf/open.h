@@ -144,7 +144,7 @@ static __always_inline enum verdict claim(const struct packet *pkt, __u64 hash, 
 	}
 
 	fill(connection, pkt, number, listener, endpoint);
-	count_anew(flow->at);
+	count_anew(flow->at, pkt->length);
 	flow->connection = connection;
 	flow->state = with_phase(flow->state, SLOT_PENDING);
 	set_state(connection, flow->state);
@@ -240,7 +240,7 @@ static __always_inline enum verdict open_or_refuse(struct packet *pkt)
 	if (verdict == FORWARD_REQUEST)
 		leave_trace(pkt, &flow, verdict);
 	else
-		account(pkt, &flow, verdict);
+		account(pkt, flow.connection, verdict);
 	return send(pkt, &out, verdict);
 }
 

@@ -71,7 +71,7 @@ static __always_inline void sweep_slot(struct sweep *sweep, place at_place, __u3
 		sweep->rested++;
 		return;
 	}
-	report(connection, at_place, have, EVENT_CLOSED, ENDING_EXPIRED + sweep->mode);
+	tell(connection, at_place, have, EVENT_CLOSED, ENDING_EXPIRED + sweep->mode);
 	release(endpoint, at_place, counts_for(have));
 	sweep->ended++;
 	count = endpoint_counts.lookup(&endpoint);

@@ -77,17 +77,20 @@ def written(sink: Any, events: int) -> tuple[float, float]:
     return count / (wall + time.perf_counter() - began), count / cpu
 
 
-def asked(folder: Path, events: int) -> list[float]:
-    """Seconds that each answer took, at random times in the log, with as many found as there must be."""
-    random, reader, times = Random(2), Reader(folder), []
+def asked(folder: Path, events: int) -> tuple[list[float], list[float]]:
+    """Seconds that each answer took, of wall time and of CPU time, at random times in the log."""
+    random, reader = Random(2), Reader(folder)
+    wall: list[float] = []
+    cpu: list[float] = []
     for _ in range(ASKED):
         at = BEGIN + random.randrange(events // 2) * GAP
         snat, port = random.choice(SNATS), port_raw(32768 + random.randrange(PORTS // 4))
-        began = time.perf_counter()
+        began, spent = time.perf_counter(), time.process_time()
         found = who(reader.behind(snat, port, at + 60 * NANO), [], at, at + 60 * NANO)
-        times.append(time.perf_counter() - began)
+        wall.append(time.perf_counter() - began)
+        cpu.append(time.process_time() - spent)
         assert all(one.event.snat == snat and one.event.snat_port == port for one in found)
-    return times
+    return wall, cpu
 
 
 def main() -> None:
@@ -111,9 +114,9 @@ def main() -> None:
             print(f"{name:9} {wall:9,.0f} events a second, {1e6 / cpu:.1f} µs of CPU each", flush=True)
         if "store" in given.sinks:
             kept, size = Reader(folder / "store").size()
-            times = asked(folder / "store", given.events)
-            print(f"who       {kept:,} events in {size / 1e6:,.0f} MB: ", end="")
-            print(f"median {median(times) * 1000:.1f} ms, at most {max(times) * 1000:.1f} ms")
+            print(f"kept      {kept:,} events in {size / 1e6:,.0f} MB")
+            for what, times in zip(("wall", "CPU"), asked(folder / "store", given.events), strict=True):
+                print(f"who       {what}: median {median(times) * 1000:.1f} ms, at most {max(times) * 1000:.1f} ms")
     finally:
         shutil.rmtree(folder)
 

@@ -1,8 +1,8 @@
 """Events kept in SQLite files, to be asked who stood behind a SNAT address and port at some time, and what there was.
 
-A file takes half a million events, or those of a day. While it is written it has no index: an entry at a random
+A file takes a quarter of a million events, or those of a day. While it is written it has no index: an entry at a random
 place of one costs three times what the event itself does. A file that is full gets its index, sorted, from a thread
-of its own; the one that is not is searched whole, which takes a tenth of a second at the most.
+of its own; the one that is not is searched whole, which takes some hundredths of a second.
 
 With the events a file says up to where they were read, in the same transaction: none is kept twice, and none is
 passed over, however the writer ends.
@@ -25,7 +25,7 @@ from ipbackend.flows.mark import Mark
 log = logging.getLogger(__name__)
 
 SUFFIX = ".db"
-SEGMENT = 500_000  # events
+SEGMENT = 250_000  # events
 _COLUMNS = ", ".join(Event._fields)
 _TABLES = f"""
 PRAGMA journal_mode = WAL;
