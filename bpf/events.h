@@ -4,24 +4,21 @@
 #define IPBACKEND_EVENTS_H
 
 #define TICK_NS ((1000000000ULL << TICK_SHIFT) / HZ)
-#define REJECTION_BURST 1000000000ULL	/* nanoseconds' worth of rejections that may come at once */
 
 /* BCC writes the map into the calls that it knows, of which a query of a ring buffer is none: it is called a peek. */
 #define bpf_map_peek_elem bpf_ringbuf_query
 
-static __always_inline bool is_counted(void)
+/* What has passed of the connection in a slot; NULL where nothing is counted, and then no code is left of it. */
+static __always_inline struct connection_count *count_of(place at)
 {
-	return COUNTED_SLOTS > 1;	/* a constant: where nothing is counted, no code is left of it */
+	return COUNTED_SLOTS > 1 ? connection_counts.lookup(&at) : NULL;
 }
 
 /* The counts of a slot that a connection has just taken, with the packet that opens it. */
 static __always_inline void count_anew(place at, __u32 length)
 {
-	struct connection_count *count;
+	struct connection_count *count = count_of(at);
 
-	if (!is_counted())
-		return;
-	count = connection_counts.lookup(&at);
 	if (!count)
 		return;
 	count->opened = bpf_ktime_get_ns();
@@ -33,17 +30,12 @@ static __always_inline void count_anew(place at, __u32 length)
 
 static __always_inline void count_packet(place at, __u32 length, bool is_reply)
 {
-	struct connection_count *count;
+	struct connection_count *count = count_of(at);
 
-	if (!is_counted())
-		return;
-	count = connection_counts.lookup(&at);
-	if (!count)
-		return;
-	if (is_reply) {
+	if (count && is_reply) {
 		count->reply_packets++;
 		count->reply_bytes += length;
-	} else {
+	} else if (count) {
 		count->request_packets++;
 		count->request_bytes += length;
 	}
@@ -83,7 +75,7 @@ static __always_inline void tell(const struct connection *connection, place at, 
 	struct gateway *settings = watched();
 	__u32 endpoint = connection->endpoint;
 	struct endpoint *member = endpoints.lookup(&endpoint);
-	struct connection_count *count = connection_counts.lookup(&at);
+	struct connection_count *count = count_of(at);
 	struct event *event;
 
 	if (!settings || !member)
@@ -92,7 +84,7 @@ static __always_inline void tell(const struct connection *connection, place at, 
 	if (!event)
 		return;
 	event->opened = event->at - (__u64)(now() - connection->opened) * TICK_NS;
-	if (is_counted() && count) {
+	if (count) {
 		event->opened = count->opened;
 		event->request_packets = count->request_packets;
 		event->request_bytes = count->request_bytes;
@@ -132,22 +124,17 @@ static __always_inline __u32 ending_of(const struct packet *pkt, __u64 have, __u
 }
 
 /*
- * Whether one more rejection is told of: some of each CPU's, and none while the half of the buffer is full, so
+ * Whether one more rejection is told of: some of each CPU's, and none while half of the buffer is full, so
  * that those who are turned away cannot take the room of those who are let in.
  */
 static __always_inline bool is_due_rejection(void)
 {
 	struct event_count *count = event_counts.lookup(&(__u32){ 0 });
-	__u64 at = bpf_ktime_get_coarse_ns();
 
 	if (!count)
 		return false;
-	if ((__s64)(count->next_rejection - at) < 0)
-		count->next_rejection = at;
-	if (count->next_rejection - at < REJECTION_BURST && events.peek(BPF_RB_AVAIL_DATA) < EVENTS_SIZE / 2) {
-		count->next_rejection += REJECTION_INTERVAL;
+	if (events.peek(BPF_RB_AVAIL_DATA) < EVENTS_SIZE / 2 && may_come(&count->next_rejection, REJECTION_INTERVAL))
 		return true;
-	}
 	count->withheld++;
 	return false;
 }

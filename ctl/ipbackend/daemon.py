@@ -183,9 +183,9 @@ async def _serve(run_directory: Path, store: Path, observe: bool) -> None:
     with ThreadPoolExecutor(1, "gateway") as thread, _listening(run_directory / SOCKET) as listening:
         control = await loop.run_in_executor(thread, Control, store, run_directory, observe)
         flows = Keeper(run_directory, store.with_name(FLOWS), lambda: control.configuration.gateway)
-        flows.start()
         try:
             await loop.run_in_executor(thread, control.start)
+            flows.start()
             for number in STOPPING:
                 loop.add_signal_handler(number, stopped.set)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # whoever started us may have blocked them
@@ -209,7 +209,7 @@ async def _serve(run_directory: Path, store: Path, observe: bool) -> None:
                 server.should_exit = True
                 keeping.cancel()
         finally:
-            await asyncio.to_thread(flows.stop)
+            await loop.run_in_executor(thread, flows.stop)
             await loop.run_in_executor(thread, control.close)
     log.info("stopped; the data plane goes on (`ipbackend unload` ends it)")
 

@@ -89,7 +89,7 @@ class GatewayAnswer(Answer):
 
 
 class StatusShown(Shown):
-    """How it is: `problem` says why not everything is as wanted, `drift` what others changed."""
+    """How it is: `problem` says why not all is as wanted, or not written down, `drift` what others changed."""
 
     revision: int
     forwarding: bool
@@ -157,7 +157,7 @@ async def show_status(service: Serving, request_id: RequestId, project_id: Id) -
     status = StatusShown(
         revision=service.revision,
         forwarding=service.forwarding,
-        problem=service.problem or None,
+        problem=service.problem or service.flow_log.problem or None,
         drift=service.drift,
         resources=counts,
         endpoints=len(have.endpoints),

@@ -6,7 +6,6 @@ written or to be passed over, and with where it lies, 8 bytes in all (BPF_MAP_TY
 """
 
 import mmap
-import os
 import select
 
 from ipbackend.datapath import syscall
@@ -31,8 +30,6 @@ class Ring:
         self._data = memoryview(self._writer)[mmap.PAGESIZE :]
         self._wakes = select.epoll()
         self._wakes.register(fd, select.EPOLLIN)
-        self._alarm = os.eventfd(0, os.EFD_NONBLOCK)
-        self._wakes.register(self._alarm, select.EPOLLIN)
 
     def close(self) -> None:
         """Let go of the memory."""
@@ -41,7 +38,6 @@ class Ring:
         self._reader.close()
         self._writer.close()
         self._wakes.close()
-        os.close(self._alarm)
 
     @property
     def position(self) -> int:
@@ -54,13 +50,9 @@ class Ring:
         return (self._written[0] - self._read[0]) // self._step
 
     def wait(self, seconds: float) -> None:
-        """Until a record comes, `wake` is called, or the time is over."""
+        """Until a record comes, or the time is over."""
         if not self.waiting:
             self._wakes.poll(seconds)
-
-    def wake(self) -> None:
-        """Have whoever waits go on, for good. To be called by any thread."""
-        os.eventfd_write(self._alarm, 1)
 
     def records(self) -> bytes:
         """The next records, with their headers, as many as are whole; they stay until `advance`."""

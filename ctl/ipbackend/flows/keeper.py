@@ -26,7 +26,7 @@ from ipbackend.model import FlowLog, Gateway
 
 log = logging.getLogger(__name__)
 
-LOOK = 1.0  # seconds after which settings, losses and the ring itself are looked at again
+LOOK = 0.5  # seconds after which settings, losses and the ring itself are looked at again
 GATHER = 0.1  # seconds that events are gathered after the first one: so many of them are one transaction
 BATCHES = 64  # transactions in a row: more than the ring holds
 EXPIRE = 60.0  # seconds between two looks at what is too old
@@ -76,6 +76,9 @@ class Source:
     def __init__(self, run_directory: Path) -> None:
         """NotRunningError: nothing is loaded."""
         self._maps = Maps(run_directory)
+        if "events" not in self._maps or tuple(self._maps["events"].leaf().as_dict()) != Event._fields:
+            self._maps.close()
+            raise NotRunningError(f"{run_directory}: a data plane of another version is loaded")
         self._counts = self._maps["event_counts"]
         self.ring = Ring(self._maps["events"].fd, STRUCT.size)
         self.name = f"{_BOOT.read_text().strip()}/{self._maps['events'].info.id}"
@@ -121,12 +124,10 @@ class Keeper:
         self._thread.start()
 
     def stop(self) -> None:
-        """Keep what is in the ring, and end."""
+        """Keep what is in the ring, and end; nothing, if it has not begun."""
         self._stopping.set()
-        source = self._source
-        if source:
-            source.ring.wake()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     @property
     def standing(self) -> Standing:
