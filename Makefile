@@ -4,7 +4,7 @@ TOOLS := build/bench/tools
 BIN := $(VENV)/bin
 PACKAGES := python3-bpfcc python3-venv linux-libc-dev nftables
 .DEFAULT_GOAL := help
-.PHONY: help setup test fuzz bench bench-packet bench-gateway lint demo lab life clean
+.PHONY: help setup test fuzz bench bench-packet bench-gateway bench-flow-log lint demo lab life clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ $(VENV)/.bench: $(VENV)/.made
 
 bench-gateway: setup $(TOOLS)/.made $(VENV)/.bench ## Compare with other gateways on one core, in five minutes; wants root
 	@$(BIN)/python -m tests.bench.gateway $(ARGS)
+
+bench-flow-log: setup ## Measure how fast the flow log keeps events and is asked (ARGS="--events 10000000")
+	@$(BIN)/python -m tests.bench.flow_log $(ARGS)
 
 lint: setup ## Check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -26,6 +26,8 @@
 #define DIRECTORY_FACTOR 0x9e3779b97f4a7c15ULL
 #define TICK_SHIFT 4		/* a tick is 16 of the kernel's timer interrupts: 64 ms if there are 250 a second */
 #define SWEEP_SLICE 64		/* slots that one run of the sweep looks at */
+#define EVENTS_SIZE 16777216	/* bytes of the ring buffer of events: some 161,000 of them */
+#define REJECTION_INTERVAL 1000000	/* nanoseconds between two rejections that one CPU reports, on average */
 
 /* How a packet's journey ended. The first word is the action taken. */
 enum verdict {
@@ -117,6 +119,29 @@ enum sweep_mode {
 	SWEEP_KILLED,		/* the one in this slot, if its generation is `only` */
 };
 
+/* What is reported of connections. */
+enum event_kind {
+	EVENT_OPENED,
+	EVENT_CLOSED,		/* for a reason of enum ending */
+	EVENT_REJECTED,		/* for a reason of enum verdict */
+	EVENT_LOST,		/* the reader's own, as the next: so many events that found no room */
+	EVENT_WITHHELD,		/* so many rejections beyond what is reported */
+};
+
+/* Why a connection is over. From ENDING_EXPIRED on: by the sweep, in the order of its modes. */
+enum ending {
+	ENDING_CLIENT_FIN,	/* both sides closed, the client first */
+	ENDING_MEMBER_FIN,
+	ENDING_CLIENT_RST,
+	ENDING_MEMBER_RST,
+	ENDING_EXPIRED,		/* silent for too long */
+	ENDING_ENDPOINT_REMOVED,	/* untold: nothing was left of the member */
+	ENDING_LISTENER_REMOVED,
+	ENDING_MEMBER_REMOVED,
+	ENDING_DRAINED,
+	ENDING_KILLED,
+};
+
 /*
  * The words of a pool's header, which is the first row of its inner array. Behind it stand the members, in the
  * order of their endpoints' ids, each as weight:16 | endpoint:16, and 0 up to the end of their last row; then the
@@ -161,7 +186,7 @@ struct gateway {
 	__u64 error_interval;	/* nanoseconds between two ICMP errors of one CPU, on average */
 	__s64 epoch;		/* nanoseconds of CLOCK_MONOTONIC at which ticks were at 0: the loader's, for readers */
 	__u32 hz;		/* timer interrupts a second: the same */
-	__u32 pad;
+	__u32 events;		/* whether anything is to be reported */
 };
 
 /* What a program leaves for the one that answers a packet, on the same CPU. */
@@ -277,6 +302,52 @@ struct connection {
 	__u32 member_sequence;
 	__u16 client_vlan;	/* id of the VLAN that the client's last packet was tagged with, or 0 */
 	__u16 reserved;
+};
+
+/*
+ * What has passed of a connection, apart from it: a cache line of its own, so that no two connections write to
+ * the same. Each direction is written without atomics by the CPU that forwards it.
+ */
+struct connection_count {
+	__u64 opened;		/* ns of CLOCK_MONOTONIC */
+	__u64 request_packets;
+	__u64 request_bytes;	/* of IP */
+	__u64 reply_packets;
+	__u64 reply_bytes;
+	__u64 pad[3];
+};
+
+/* One event, whole by itself: whoever reads it later may find the maps changed. */
+struct event {
+	__u64 at;		/* ns of CLOCK_MONOTONIC */
+	__u64 opened;		/* the same; to within a tick where connections are not counted */
+	__u64 request_packets;	/* 0 where they are not */
+	__u64 request_bytes;
+	__u64 reply_packets;
+	__u64 reply_bytes;
+	__u64 state;		/* the connection's, before this event */
+	__be32 client;
+	__be32 vip;
+	__be32 snat;		/* 0 of a rejection, as all that follows the ports */
+	__be32 member;
+	__be16 client_port;
+	__be16 vip_port;
+	__be16 snat_port;
+	__be16 member_port;
+	__u32 slot;		/* of the endpoint */
+	__u16 endpoint;
+	__u16 listener;
+	__u8 kind;		/* enum event_kind */
+	__u8 reason;
+	__u8 protocol;
+	__u8 pad[5];
+};
+
+/* Events that nobody will see, by one CPU. */
+struct event_count {
+	__u64 lost;		/* the ring buffer was full */
+	__u64 withheld;		/* rejections beyond what is reported of them */
+	__u64 next_rejection;	/* ns: when the next one would be due if all came evenly */
 };
 
 struct next_hop {

@@ -11,16 +11,6 @@ struct flow {
 	__u64 state;		/* as it was when the flow was found */
 };
 
-static __always_inline __u32 now(void)
-{
-	return bpf_jiffies64() >> TICK_SHIFT;	/* one load, where a clock is a call */
-}
-
-static __always_inline __u32 ticks_of(__u32 seconds)
-{
-	return (__u64)seconds * HZ >> TICK_SHIFT;
-}
-
 static __always_inline __u64 state_of(struct connection *connection)
 {
 	return *(volatile __u64 *)&connection->state;
@@ -195,6 +185,7 @@ static __always_inline void change(const struct packet *pkt, const struct flow *
 		count = endpoint_counts.lookup(&endpoint);
 		if (count)
 			count->closed++;
+		report(connection, flow->at, have, EVENT_CLOSED, ending_of(pkt, have, fin));
 		release(endpoint, listener, flow->at, counts_for(have));
 	} else if (is_half_open(have) && !is_half_open(want)) {
 		its_load = load.lookup(&endpoint);

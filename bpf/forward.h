@@ -138,6 +138,7 @@ static __always_inline void leave_trace(const struct packet *pkt, const struct f
 {
 	if (verdict == FORWARD_REQUEST)
 		learn_way_back(pkt, flow->connection);
+	count_packet(flow->at, pkt->length, verdict == FORWARD_REPLY);	/* first: it may be the connection's last */
 	track(pkt, flow, verdict == FORWARD_REQUEST ? STATE_FIN_CLIENT : STATE_FIN_MEMBER);
 	account(pkt, flow->connection, verdict);
 }

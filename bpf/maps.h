@@ -3,7 +3,7 @@
 #ifndef IPBACKEND_MAPS_H
 #define IPBACKEND_MAPS_H
 
-/* The loader defines PIN_DIRECTORY, a string, FLOW_INDEX_BUCKETS, a power of two, SLOTS, SOURCES, and HZ. */
+/* The loader defines PIN_DIRECTORY, a string, FLOW_INDEX_BUCKETS, a power of two, SLOTS, COUNTED_SLOTS, SOURCES, and HZ. */
 #define PINNED(type, name) type ":" PIN_DIRECTORY "/" name
 #define MMAPABLE BPF_F_MMAPABLE
 #define INNER (BPF_F_INNER_MAP | BPF_F_MMAPABLE)
@@ -32,6 +32,10 @@ BPF_F_TABLE(PINNED("lpm_trie", "access"), struct access_key, __u32, access, MAX_
 BPF_F_TABLE(PINNED("array", "conntrack"), __u32, struct connection, conntrack, SLOTS, MMAPABLE);
 BPF_F_TABLE(PINNED("array", "free_slots"), __u32, __u64, free_slots, SLOTS, MMAPABLE);
 
+/* Written by the data plane only: what has passed of each connection. As many as slots, or 1: nothing is counted. */
+BPF_F_TABLE(PINNED("array", "connection_counts"), __u32, struct connection_count, connection_counts, COUNTED_SLOTS,
+	    MMAPABLE);
+
 /* Written by the data plane only, by atomics. */
 BPF_F_TABLE(PINNED("array", "load"), __u32, struct load, load, MAX_ENDPOINTS, MMAPABLE);
 BPF_F_TABLE(PINNED("array", "listener_load"), __u32, struct listener_load, listener_load, MAX_LISTENERS, MMAPABLE);
@@ -47,6 +51,19 @@ BPF_F_TABLE(PINNED("lru_hash", "source_dues"), struct source_key, __u64, source_
 BPF_F_TABLE(PINNED("percpu_array", "verdicts"), __u32, __u64, verdicts, VERDICTS, 0);
 BPF_F_TABLE(PINNED("percpu_array", "listener_counts"), __u32, struct listener_count, listener_counts, MAX_LISTENERS, 0);
 BPF_F_TABLE(PINNED("percpu_array", "endpoint_counts"), __u32, struct endpoint_count, endpoint_counts, MAX_ENDPOINTS, 0);
+
+BPF_F_TABLE(PINNED("percpu_array", "event_counts"), __u32, struct event_count, event_counts, 1, 0);
+
+/* What has happened, for the controller to read. BCC has a macro for a ring buffer, but none for one that is pinned. */
+struct events_table {
+	int key;
+	struct event leaf;	/* neither is a part of the map: BCC describes them */
+	void *(*ringbuf_reserve)(__u64 size);
+	void (*ringbuf_submit)(void *event, __u64 flags);
+	__u64 (*peek)(__u64 flags);
+	__u32 max_entries;
+};
+__attribute__((section("maps/" PINNED("ringbuf", "events")))) struct events_table events = { .max_entries = EVENTS_SIZE };
 
 /* Written by the data plane only, per CPU: the answer that a packet gets on the next road. */
 BPF_F_TABLE(PINNED("percpu_array", "answers"), __u32, struct answer, answers, 1, 0);

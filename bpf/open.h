@@ -145,6 +145,7 @@ static __always_inline enum verdict claim(const struct packet *pkt, __u64 hash, 
 	}
 
 	fill(connection, pkt, number, listener, endpoint);
+	count_anew(flow->at, pkt->length);
 	flow->connection = connection;
 	flow->state = with_phase(flow->state, SLOT_PENDING);
 	set_state(connection, flow->state);
@@ -241,8 +242,10 @@ static __always_inline enum verdict open_or_refuse(struct packet *pkt)
 	if (!pkt->ports || role >> ROLE_SHIFT != ROLE_VIP)
 		return DROP_NO_CONNECTION;
 	verdict = find_or_open(pkt, &flow);
+	if (verdict == FORWARD_OPENED)
+		report(flow.connection, flow.at, flow.state, EVENT_OPENED, 0);
 	if (verdict != FORWARD_OPENED && verdict != FORWARD_REQUEST)
-		return verdict;
+		return refused(pkt, verdict);
 	way = to_member(&flow, &out);
 	if (way == FORWARD_REQUEST)
 		way = fits(pkt, out.mtu, FORWARD_REQUEST);

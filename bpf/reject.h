@@ -6,7 +6,6 @@
 #define REPLY_TTL 64
 #define ICMP_LENGTH 576		/* bytes of an error's datagram at most (RFC 1812, 4.3.2.3) */
 #define ICMP_HEADERS (sizeof(struct iphdr) + sizeof(struct icmphdr))
-#define ERROR_BURST 1000000000ULL	/* nanoseconds' worth of errors that may come at once */
 #define INTERNETWORK_CONTROL 0xc0	/* precedence of errors (RFC 1812, 4.3.2.5) */
 #define TOS_WITHOUT_PRECEDENCE 0x1e
 
@@ -83,20 +82,12 @@ static __always_inline bool reset(struct packet *pkt)
 	return true;
 }
 
-/* Whether one more ICMP error may be sent now (RFC 1812, 4.3.2.8): a bucket that fills with time, one each CPU. */
+/* Whether one more ICMP error may be sent now (RFC 1812, 4.3.2.8), by this CPU. */
 static __always_inline bool is_due_error(struct answer *answer)
 {
 	struct gateway *settings = gateway.lookup(&(__u32){ 0 });
-	__u64 at = bpf_ktime_get_coarse_ns();
 
-	if (!settings)
-		return false;
-	if ((__s64)(answer->next_error - at) < 0)
-		answer->next_error = at;
-	if (answer->next_error - at >= ERROR_BURST)
-		return false;
-	answer->next_error += settings->error_interval;
-	return true;
+	return settings && may_come(&answer->next_error, settings->error_interval);
 }
 
 /* An ICMP error around as much of the sender's own datagram as it may hold. */

@@ -93,6 +93,31 @@ class SweepMode(IntEnum):
     KILLED = auto()
 
 
+class EventKind(IntEnum):
+    """What is reported of connections."""
+
+    OPENED = 0
+    CLOSED = auto()
+    REJECTED = auto()
+    LOST = auto()
+    WITHHELD = auto()
+
+
+class Ending(IntEnum):
+    """Why a connection is over; from EXPIRED on by the sweep, in the order of its modes."""
+
+    CLIENT_FIN = 0
+    MEMBER_FIN = auto()
+    CLIENT_RST = auto()
+    MEMBER_RST = auto()
+    EXPIRED = auto()
+    ENDPOINT_REMOVED = auto()
+    LISTENER_REMOVED = auto()
+    MEMBER_REMOVED = auto()
+    DRAINED = auto()
+    KILLED = auto()
+
+
 class PoolWord(IntEnum):
     """The words of a pool's header."""
 
@@ -124,6 +149,8 @@ STATE_TOLD_MEMBER = 0x1000
 STATE_GENERATION = 0x10000
 TICK_SHIFT = 4
 SWEEP_SLICE = 64
+EVENTS_SIZE = 16777216
+REJECTION_INTERVAL = 1000000
 MAX_LISTENERS = 16384  # and pools
 BUCKET_ENTRIES = 8
 POOL_WORDS = 8

@@ -114,7 +114,8 @@ class Control:
         drains = self.drains.after(self._stage(have), then, delays)
         if _reloads(have, want):
             self._refuse_while_draining()
-        reload = _reloads(have, want) or (want.gateway is not None and self._forwarding is None)
+        reload = _reloads(have, want) or _recompiles(have, want)
+        reload = reload or (want.gateway is not None and self._forwarding is None)
         if self._forwarding and not reload:
             self._forwarding.check(want)
         if not dry_run:
@@ -274,7 +275,10 @@ class Control:
             self._forwarding.apply(want, self.book.shares(want))
 
     def _reload(self, have: Configuration, want: Configuration) -> None:
-        """A data plane made anew. If it is for other settings there are no members, hence no connections to lose."""
+        """A data plane made anew; where only its programs are, they take the place of those that forward, at once.
+
+        If its tables are for other settings there are no members, hence no connections to lose.
+        """
         self._close_forwarding()
         if have.gateway and _reloads(have, want):
             unload(self._run_directory, self.network)
@@ -321,3 +325,12 @@ def _reloads(have: Configuration, want: Configuration) -> bool:
     if have.gateway is None or want.gateway is None:
         return have.gateway is not want.gateway
     return any(getattr(have.gateway, name) != getattr(want.gateway, name) for name in Gateway.FIXED)
+
+
+def _recompiles(have: Configuration, want: Configuration) -> bool:
+    """Whether the programs must be made anew."""
+    return (
+        have.gateway is not None
+        and want.gateway is not None
+        and have.gateway.counts_connections != want.gateway.counts_connections
+    )

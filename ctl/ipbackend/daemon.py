@@ -34,6 +34,8 @@ from ipbackend.drains import NO_DELAYS, Claim, Drains
 from ipbackend.edits import Edit
 from ipbackend.errors import DatapathError
 from ipbackend.finding import Finding
+from ipbackend.flows.archive import Reader
+from ipbackend.flows.keeper import Keeper, Standing
 from ipbackend.forwarding import unload as unload_forwarding
 from ipbackend.health.monitors import Monitors
 from ipbackend.health.states import Health
@@ -45,6 +47,7 @@ from ipbackend.view import View
 log = logging.getLogger(__name__)
 
 GROUP = "ipbackend"  # may use it, beside root
+FLOWS = "flows"  # the folder of the flow log, beside the store
 TICK = 1.0  # seconds between sweeps
 REFRESH = 5.0  # seconds after which everything is compared with the kernel, events or none
 SHARE = 9  # a sweep or a look at the kernel is followed by a pause of so many times what it took
@@ -58,9 +61,10 @@ Result = TypeVar("Result")
 class Service:
     """What the API asks of the daemon: looks are immediate, changes wait for their turn on the one thread."""
 
-    def __init__(self, control: Control, thread: ThreadPoolExecutor) -> None:
+    def __init__(self, control: Control, thread: ThreadPoolExecutor, flows: Keeper) -> None:
         self._control = control
         self._thread = thread
+        self._flows = flows
 
     @property
     def configuration(self) -> Configuration:
@@ -96,6 +100,15 @@ class Service:
     def health(self) -> Mapping[str, Health]:
         """The state of each member that a health monitor asks, by the member's id."""
         return self._control.book.states
+
+    @property
+    def flow_log(self) -> Standing:
+        """How the flow log is."""
+        return self._flows.standing
+
+    async def recall(self, read: Callable[[Reader], Result]) -> Result:
+        """What `read` finds in the flow log, on a thread of its own."""
+        return await asyncio.to_thread(read, self._flows.reader)
 
     async def look(self, read: Callable[[View], Result]) -> Result:
         """What `read` finds, on a thread of its own: it may take long, and changes nothing."""
@@ -191,14 +204,16 @@ async def _serve(run_directory: Path, store: Path, observe: bool) -> None:
     loop, stopped = asyncio.get_running_loop(), asyncio.Event()
     with ThreadPoolExecutor(1, "gateway") as thread, _listening(run_directory / SOCKET) as listening:
         control = await loop.run_in_executor(thread, Control, store, run_directory, observe)
+        flows = Keeper(run_directory, store.with_name(FLOWS), lambda: control.configuration.gateway)
         try:
             await loop.run_in_executor(thread, control.start)
+            flows.start()
             for number in STOPPING:
                 loop.add_signal_handler(number, stopped.set)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # whoever started us may have blocked them
             server = Server(
                 uvicorn.Config(
-                    create_app(Service(control, thread)),
+                    create_app(Service(control, thread, flows)),
                     http=Protocol,
                     lifespan="off",
                     log_config=None,
@@ -217,6 +232,7 @@ async def _serve(run_directory: Path, store: Path, observe: bool) -> None:
                 for other in others:
                     other.cancel()
         finally:
+            await loop.run_in_executor(thread, flows.stop)
             await loop.run_in_executor(thread, control.close)
     log.info("stopped; the data plane goes on (`ipbackend unload` ends it)")
 

@@ -50,7 +50,8 @@ class Forwarding:
         self._opened = contextlib.ExitStack()
         started = time.monotonic()
         with contextlib.ExitStack() as opened:
-            self._program = opened.enter_context(contextlib.closing(Program(run_directory, gateway.max_connections)))
+            program = Program(run_directory, gateway.max_connections, gateway.counts_connections)
+            self._program = opened.enter_context(contextlib.closing(program))
             self.maps = opened.enter_context(Maps(run_directory))
             how = "taken over" if self._earlier is not None else "fresh"
             log.info("data plane loaded in %.1f s, %s", time.monotonic() - started, how)

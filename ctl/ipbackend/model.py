@@ -86,6 +86,15 @@ class AttachMode(StrEnum):
     GENERIC = "generic"
 
 
+class FlowLog(StrEnum):
+    """Where it is kept which connections there were."""
+
+    OFF = "off"
+    STORE = "store"
+    JSON = "json"
+    JOURNALD = "journald"
+
+
 class Check(StrEnum):
     """How a health monitor asks a member."""
 
@@ -131,6 +140,10 @@ class Gateway(Checked):
     half_open_percent: Annotated[int, within(1, 100)] = 10  # of a ceiling, for handshakes
     icmp_error_rate: Annotated[int, within(1, 1_000_000)] = 1_000  # a second, that each CPU sends of its own
     private_ranges: Annotated[tuple[IPv4Network, ...], not_empty] = RFC_1918
+    flow_log: FlowLog = FlowLog.OFF
+    flow_log_counts: bool = True  # packets and bytes of each connection, which every packet pays for
+    flow_log_days: Annotated[int, within(1, 3_650)] = 30  # that it is kept, and at most so large
+    flow_log_megabytes: Annotated[int, within(200, 10_000_000)] = 10_000
 
     # What the tables are made for: changes only while there are no members, hence no connections.
     FIXED: ClassVar[tuple[str, ...]] = ("snat_addresses", "max_connections", "attach_mode")
@@ -139,6 +152,11 @@ class Gateway(Checked):
         if not self.snat_interface and self.interfaces:
             object.__setattr__(self, "snat_interface", self.interfaces[-1])
         super().__post_init__()
+
+    @property
+    def counts_connections(self) -> bool:
+        """Whether the packets and bytes of each connection are counted."""
+        return self.flow_log_counts and self.flow_log is not FlowLog.OFF
 
     def _conflict(self) -> Iterator[str]:
         if self.snat_interface not in self.interfaces:

@@ -26,6 +26,7 @@ ELSEWHERE = int(IPv4Address("198.51.100.1"))  # no address of ours
 PORTS = {TCP: 80, UDP: 53}
 NO_LISTENER = 9
 _NETWORKS = cast.NETWORKS.replace("[gateway]", "[gateway]\nmax_connections = 16000000")
+CONNECTIONS = 1_200_000  # that the data plane is loaded for
 _TRANSLATION = np.dtype([("saddr", ">u4"), ("daddr", ">u4"), ("sport", ">u2"), ("dport", ">u2"), ("macs", "V12")])
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ipbackend.datapath.loader import unpin
-from tests.bench import choosing, control, established, growth, openings, report, upkeep
+from tests.bench import bed, choosing, control, established, flows, growth, openings, report, upkeep
 from tests.bench.driver import Driver
 from tests.bench.rounds import Line
 from tests.netns.lab import private_mounts
@@ -23,10 +23,11 @@ ELSE = {
     "listeners": growth.listeners,
     "cpus": growth.cpus,
     "upkeep": upkeep.lines,
+    "flows": flows.lines,
 }
 CASES = (*established.CASES, *ELSE, "control")
 LEVELS = (1, 1_000, 100_000, 1_000_000)
-CONNECTIONS = 1_200_000  # that the data plane is loaded for
+
 SHOTS = 7_000_000  # frames that the driver has room for, 24 bytes each
 SEEN = 100_000  # frames that may be looked at afterwards, or more if there are more flows
 DOCS = Path("docs")
@@ -49,7 +50,7 @@ def lines(driver: Driver, wanted: set[str], flows: list[int], rounds: int) -> It
 @contextmanager
 def fresh() -> Iterator[Dataplane]:
     """A data plane that holds nothing yet."""
-    with load(CONNECTIONS) as dataplane:
+    with load(bed.CONNECTIONS) as dataplane:
         yield dataplane
     unpin(RUN)
 

@@ -193,9 +193,9 @@ class Dataplane:
 
 
 @contextmanager
-def load(connections: int) -> Iterator[Dataplane]:
+def load(connections: int, counted: bool = False) -> Iterator[Dataplane]:
     """Compiled and loaded for so many connections, with a hash key as the daemon draws one."""
-    program = Program(RUN, connections)
+    program = Program(RUN, connections, counted)
     with Maps(RUN) as maps:
         settings = maps["gateway"].memory()[0]
         secret = Random(1)
@@ -210,7 +210,7 @@ def load(connections: int) -> Iterator[Dataplane]:
 @pytest.fixture(scope="session")
 def loaded(own_run: None) -> Iterator[Dataplane]:
     """Once for all tests."""
-    with load(1_200_000) as dataplane:
+    with load(1_200_000, counted=True) as dataplane:
         yield dataplane
 
 

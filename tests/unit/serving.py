@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable, Mapping
 from functools import partialmethod
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +17,8 @@ from ipbackend.configuration import Configuration, check_transition
 from ipbackend.drains import Drains
 from ipbackend.edits import Edit
 from ipbackend.errors import NotRunningError
+from ipbackend.flows.archive import Reader
+from ipbackend.flows.keeper import Standing
 from ipbackend.health.states import Health
 from ipbackend.store import Revision, Stamp
 from ipbackend.view import View
@@ -38,6 +41,7 @@ class Kept:
         self.drains = Drains()
         self.authors: list[str] = []
         self.refusal: Exception | None = None
+        self.flows = Path("/nowhere")
 
     @property
     def stamps(self) -> Mapping[str, Stamp]:
@@ -62,6 +66,11 @@ class Kept:
 
     async def kill(self, choose: Callable[[View], Any]) -> int:
         raise NotRunningError("nothing is loaded")
+
+    flow_log = Standing()
+
+    async def recall(self, read: Callable[[Reader], Any]) -> Any:
+        return read(Reader(self.flows))
 
     async def look(self, read: Callable[[View], Any]) -> Any:
         raise NotRunningError("nothing is loaded")

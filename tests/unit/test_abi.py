@@ -32,6 +32,8 @@ def enum_of(name: str) -> dict[str, int]:
         (abi.Role, "role", "ROLE_", None),
         (abi.Phase, "phase", "SLOT_", None),
         (abi.SweepMode, "sweep_mode", "SWEEP_", None),
+        (abi.EventKind, "event_kind", "EVENT_", None),
+        (abi.Ending, "ending", "ENDING_", None),
         (abi.PoolWord, "pool_word", "POOL_", None),
         (abi.Algorithm, "algorithm", "ALGORITHM_", None),
         (abi.Access, "access", "ACCESS_", None),
@@ -56,6 +58,8 @@ def test_constants_are_the_same_on_both_sides() -> None:
         "POOL_WORDS",
         "WORD_TURNS",
         "ACCESS_BITS",
+        "EVENTS_SIZE",
+        "REJECTION_INTERVAL",
     ):
         assert CONSTANTS[name] == getattr(abi, name)
     assert f"{abi.DIRECTORY_FACTOR:#x}ULL" in HEADER
@@ -74,6 +78,11 @@ def test_hashes_are_the_same_on_both_sides() -> None:
     assert f"#define SPREAD {schedule._SPREAD:#x}ULL" in text
     assert f"#define GOLDEN {schedule._GOLDEN:#x}ULL" in text
     assert re.search(rf"#define DRAWS {schedule.DRAWS}\b", text)
+
+
+def test_the_sweep_ends_connections_for_a_reason_for_each_mode() -> None:
+    """The data plane counts them up side by side."""
+    assert len(abi.Ending) - abi.Ending.EXPIRED == len(abi.SweepMode)
 
 
 def test_the_largest_table_holds_every_port() -> None:

@@ -256,7 +256,8 @@ def test_a_gateway_alone_and_a_pool_without_members_will_do() -> None:
         (
             "[gateway]",
             '[gateway]\n"x\\ny" = 1',
-            r"gateway.'x\ny': unknown key (known: attach_mode, closing_timeout, half_open_percent, health_address, "
+            r"gateway.'x\ny': unknown key (known: attach_mode, closing_timeout, flow_log, "
+            "flow_log_counts, flow_log_days, flow_log_megabytes, half_open_percent, health_address, "
             "icmp_error_rate, interfaces, max_connections, private_ranges, rest, snat_addresses, snat_interface, "
             "syn_received_timeout, syn_sent_timeout)",
         ),

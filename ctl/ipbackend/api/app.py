@@ -12,6 +12,7 @@ from ipbackend.api import (
     endings,
     errors,
     explain,
+    flows,
     gateway,
     healthmonitors,
     ipgroups,
@@ -31,7 +32,7 @@ from ipbackend.api.service import Service
 
 FAMILIES = (
     *(loadbalancers, statuses, listeners, pools, members, healthmonitors, ipgroups, quotas, zones),
-    *(networks, gateway, traffic, revisions, live, checks, endings, explain),
+    *(networks, gateway, traffic, flows, revisions, live, checks, endings, explain),
 )
 
 

@@ -13,6 +13,7 @@ from ipbackend.api.base import (
     Body,
     Changes,
     Cidr,
+    Flag,
     Id,
     RequestId,
     Serving,
@@ -25,11 +26,13 @@ from ipbackend.api.service import Service
 from ipbackend.codec import to_plain
 from ipbackend.configuration import Configuration
 from ipbackend.errors import ConfigurationError, Kind, Problem
-from ipbackend.model import AttachMode, Gateway
+from ipbackend.model import AttachMode, FlowLog, Gateway
 
 operations = router(OURS, "gateway")
 MaxConnections = Annotated[int, number(Gateway, "max_connections")]
 Seconds = Annotated[int, number(Gateway, "rest")]
+Days = Annotated[int, number(Gateway, "flow_log_days")]
+Megabytes = Annotated[int, number(Gateway, "flow_log_megabytes")]
 HalfOpenPercent = Annotated[int, number(Gateway, "half_open_percent")]
 IcmpErrorRate = Annotated[int, number(Gateway, "icmp_error_rate")]
 
@@ -50,6 +53,10 @@ class Settings(Changes):
     half_open_percent: HalfOpenPercent = 10
     icmp_error_rate: IcmpErrorRate = 1_000
     private_ranges: list[Cidr] = Field(default_factory=list, max_length=64)
+    flow_log: FlowLog = FlowLog.OFF
+    flow_log_counts: Flag = True
+    flow_log_days: Days = 30
+    flow_log_megabytes: Megabytes = 10_000
 
 
 class SettingsBody(Body):
@@ -74,6 +81,10 @@ class GatewayShown(Shown):
     half_open_percent: int
     icmp_error_rate: int
     private_ranges: list[str]
+    flow_log: FlowLog
+    flow_log_counts: bool
+    flow_log_days: int
+    flow_log_megabytes: int
 
 
 class GatewayAnswer(Answer):
@@ -83,7 +94,7 @@ class GatewayAnswer(Answer):
 
 
 class StatusShown(Shown):
-    """How it is: `problem` says why not everything is as wanted, `drift` what others changed."""
+    """How it is: `problem` says why not all is as wanted, or not written down, `drift` what others changed."""
 
     revision: int
     forwarding: bool
@@ -151,7 +162,7 @@ async def show_status(service: Serving, request_id: RequestId, project_id: Id) -
     status = StatusShown(
         revision=service.revision,
         forwarding=service.forwarding,
-        problem=service.problem or None,
+        problem=service.problem or service.flow_log.problem or None,
         drift=service.drift,
         resources=counts,
         endpoints=len(have.endpoints),

@@ -9,6 +9,8 @@ from ipbackend.connections import Target
 from ipbackend.drains import NO_DELAYS, Claim, Drains
 from ipbackend.edits import Edit
 from ipbackend.finding import Finding
+from ipbackend.flows.archive import Reader
+from ipbackend.flows.keeper import Standing
 from ipbackend.health.states import Health
 from ipbackend.model import EndpointKey
 from ipbackend.store import Revision, Stamp
@@ -54,6 +56,13 @@ class Service(Protocol):
     @property
     def drains(self) -> Drains:
         """Who drains, and how long yet."""
+
+    @property
+    def flow_log(self) -> Standing:
+        """How the flow log is."""
+
+    async def recall(self, read: Callable[[Reader], Found]) -> Found:
+        """What `read` finds in the flow log, while all else goes on."""
 
     async def change(
         self, author: str, edit: Edit, what: str = "", dry_run: bool = False, delays: Mapping[Claim, int] = NO_DELAYS

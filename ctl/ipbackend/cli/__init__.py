@@ -19,6 +19,7 @@ COMMANDS = {
     "doctor": "ipbackend.cli.doctor:doctor",
     "explain": "ipbackend.cli.explain:explain",
     "export": "ipbackend.cli.export:export",
+    "flow": "ipbackend.cli.flow:flow",
     "gateway": "ipbackend.cli.gateway:gateway",
     "healthmonitor": "ipbackend.cli.healthmonitor:healthmonitor",
     "history": "ipbackend.cli.history:history",
@@ -34,6 +35,7 @@ COMMANDS = {
     "run": "ipbackend.cli.run:run",
     "status": "ipbackend.cli.status:status",
     "unload": "ipbackend.cli.run:unload",
+    "who": "ipbackend.cli.flow:who",
 }
 
 

@@ -9,7 +9,7 @@ from ipbackend.cli import output as out
 from ipbackend.cli import resource
 from ipbackend.cli.resource import only_listed
 from ipbackend.client import Client
-from ipbackend.model import AttachMode
+from ipbackend.model import AttachMode, FlowLog
 
 PATH = "/ipbackend/gateway"
 
@@ -50,6 +50,12 @@ def show(run_directory: Path, output: out.Format) -> None:
 @click.option("--half-open-percent", type=int, help="Of a ceiling, for handshakes under way.")
 @click.option("--icmp-error-rate", type=int, help="ICMP errors a second that each CPU sends of its own.")
 @click.option("--private-range", "private_ranges", multiple=True, callback=only_listed, help="One of all; repeat it.")
+@click.option(
+    "--flow-log", type=click.Choice([str(one) for one in FlowLog]), help="Where connections are written down."
+)
+@click.option("--flow-log-counts/--no-flow-log-counts", default=None, help="With the packets and bytes of each.")
+@click.option("--flow-log-days", type=int, help="That they are kept.")
+@click.option("--flow-log-megabytes", type=int, help="That they take at most.")
 @out.choice
 @click.pass_obj
 def set_(run_directory: Path, /, no_health_address: bool, output: out.Format, **given: Any) -> None:

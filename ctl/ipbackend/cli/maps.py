@@ -20,7 +20,7 @@ from ipbackend.datapath.maps import Map, Maps, Memory
 from ipbackend.datapath.tables import ip_from_map, protocol_from_map
 from ipbackend.errors import ConfigurationError, suggestion
 
-_HASH, _ARRAY, _PROG_ARRAY, _PER_CPU_ARRAY, _LRU_HASH, _LPM_TRIE, _ARRAY_OF_MAPS = 1, 2, 3, 6, 9, 11, 12
+_HASH, _ARRAY, _PROG_ARRAY, _PER_CPU_ARRAY, _LRU_HASH, _LPM_TRIE, _ARRAY_OF_MAPS, _RING = 1, 2, 3, 6, 9, 11, 12, 27
 _TYPES = {
     _HASH: "hash",
     _ARRAY: "array",
@@ -29,6 +29,7 @@ _TYPES = {
     _LRU_HASH: "lru_hash",
     _LPM_TRIE: "lpm_trie",
     _ARRAY_OF_MAPS: "array_of_maps",
+    _RING: "ringbuf",
 }
 
 # What a key or value is called that is no struct.
@@ -120,6 +121,8 @@ def _chosen(maps: Maps, name: str, number: int | None) -> Map:
     if name not in maps:
         raise ConfigurationError(f"{name!r} is not one of the maps ({suggestion(name, (one.name for one in maps))})")
     table = maps[name]
+    if table.info.type == _RING:
+        raise ConfigurationError(f"{name} is a ring buffer, and the daemon reads it (`ipbackend flow list`)")
     if number is None:
         return table
     if name in _PARTS:
@@ -152,7 +155,7 @@ def _used(maps: Maps, table: Map) -> int | None:
         return sum(1 for _ in maps.directory(table.name).entries())
     if table.info.flags & syscall.F_MMAPABLE:
         return sum(1 for _ in _nonzero(table.memory()))
-    return None if table.info.type == _PER_CPU_ARRAY else sum(1 for _ in table.items())
+    return None if table.info.type in (_PER_CPU_ARRAY, _RING) else sum(1 for _ in table.items())
 
 
 def _inner(table: Map) -> Iterator[Inner]:

@@ -30,8 +30,11 @@ _LOG_LINES = 20  # of what the verifier says, the last ones
 class Program:
     """The data plane's programs, loaded and pinned under `run_directory`; maps that are pinned there stay."""
 
-    def __init__(self, run_directory: Path, connections: int) -> None:
-        """Load for so many `connections` in all. DatapathError: the maps there are of another layout or size."""
+    def __init__(self, run_directory: Path, connections: int, counted: bool = False) -> None:
+        """Load for so many `connections` in all, whose packets and bytes are counted or not.
+
+        DatapathError: the maps there are of another layout or size.
+        """
         self._pins = run_directory / PINS
         self._source = bpf_directory()
         buckets = flow_index_buckets(connections)
@@ -39,14 +42,17 @@ class Program:
         layout = fingerprint((self._source / "abi.h").read_text() + (self._source / "maps.h").read_text())
         self._refuse_other_maps(run_directory, layout, buckets)
         self._text = expand(self._source / "ipbackend.c")
+        counted_slots = gateway_slots(connections) if counted else 1
         self._macros = {
             "__LINUX_BPF_H__": "",  # BCC has its own copy of bpf.h: the only one
             "PIN_DIRECTORY": f'"{self._pins}"',
             "FLOW_INDEX_BUCKETS": buckets,
             "SLOTS": gateway_slots(connections),
             "SOURCES": sources(connections),
+            "COUNTED_SLOTS": counted_slots,
             "HZ": timer_frequency(),
         }
+        _let_go_of_counts(self._pins, counted_slots)
         made_of = fingerprint(f"{self._text} {self._macros}")
         self._fds = self._pinned() if made_of == _made_of(run_directory) else {}
         if not self._fds:
@@ -175,6 +181,16 @@ def unpin(run_directory: Path) -> list[str]:
         (pins / PROGRAMS).rmdir()
     (run_directory / FILE).unlink(missing_ok=True)
     return names
+
+
+def _let_go_of_counts(pins: Path, entries: int) -> None:
+    """Counts of another size stay with the programs that write to them, until ours take their place."""
+    path = pins / "connection_counts"
+    if path.exists():
+        fd = syscall.open_pin(str(path))
+        if syscall.map_info(fd).max_entries != entries:
+            path.unlink()
+        os.close(fd)
 
 
 def _pinned_maps(pins: Path) -> list[str]:

@@ -25,7 +25,7 @@ from ipbackend.datapath import syscall
 from ipbackend.datapath.directory import key_of, parts_of
 from ipbackend.datapath.layout import SWEEP_ORDERS
 from ipbackend.datapath.maps import Map, Maps
-from ipbackend.model import Access, Algorithm, EndpointKey, Gateway, Protocol
+from ipbackend.model import Access, Algorithm, EndpointKey, FlowLog, Gateway, Protocol
 from ipbackend.plan import (
     NO_POOL,
     AccessKey,
@@ -143,11 +143,12 @@ class Tables:
         )
 
     def set_timing(self, gateway: Gateway) -> None:
-        """How long a connection may be silent in each phase, as of the next sweep; how many errors are sent."""
+        """How long a connection may be silent in each phase, as of the next sweep; how much is told, and to whom."""
         settings = self._maps["gateway"].memory()[0]
         for name in ("syn_sent_timeout", "syn_received_timeout", "closing_timeout", "rest"):
             setattr(settings, name, getattr(gateway, name))
         settings.error_interval = 10**9 // gateway.icmp_error_rate
+        settings.events = gateway.flow_log is not FlowLog.OFF
 
     def drop_leftovers(self) -> None:
         """What a controller left that died between two steps: pools that are no listener's, orphans, ends untold."""

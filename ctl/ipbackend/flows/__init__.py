@@ -1,0 +1,1 @@
+"""The flow log: which connections there were, from the data plane's events to whoever asks later."""
