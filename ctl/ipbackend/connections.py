@@ -10,8 +10,8 @@ from ipbackend.abi import Phase
 from ipbackend.datapath.clock import Clock
 from ipbackend.datapath.maps import Memory
 from ipbackend.datapath.tables import ip_from_map, ip_to_map, protocol_from_map
-from ipbackend.errors import ConfigurationError
 from ipbackend.model import Listener
+from ipbackend.peer import Peer
 from ipbackend.plan import Endpoint
 from ipbackend.sizing import FIRST_SNAT_PORT
 from ipbackend.view import View
@@ -33,26 +33,6 @@ class Connection(NamedTuple):
     age: float
     idle: float
     listener: Listener | None
-
-
-class Peer(NamedTuple):
-    """One side of a connection, with any port or with this one."""
-
-    address: IPv4Address
-    port: int | None
-
-
-def peer(text: str) -> Peer:
-    """`ADDRESS` or `ADDRESS:PORT`. ConfigurationError: it is neither."""
-    address, colon, port = text.partition(":")
-    try:
-        found = Peer(IPv4Address(address), int(port) if colon else None)
-    except ValueError:
-        what = f"{text!r} is not an IPv4 address, or one with a port (such as 10.0.0.11:8080)"
-        raise ConfigurationError(what) from None
-    if found.port is not None and not 1 <= found.port <= 65_535:
-        raise ConfigurationError(f"{text!r} has no possible port (write 1 to 65535)")
-    return found
 
 
 def connections(

@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from ipbackend.capture import Order
 from ipbackend.changes import Change, between
 from ipbackend.configuration import Configuration, check_transition
+from ipbackend.datapath.capture import Capture
 from ipbackend.datapath.maps import Maps
 from ipbackend.edits import Edit
 from ipbackend.errors import IpbackendError, NotRunningError
@@ -152,6 +154,15 @@ class Control:
     def examine_network(self, number: str) -> list[Finding]:
         """Whether the way to a network is prepared."""
         return list(self._forwarding_now().examine_network(self.configuration, number))
+
+    def capture(self, order: Order) -> Capture:
+        """Begin to capture packets; whatever ends the data plane ends it as well."""
+        return self._forwarding_now().capture(self.configuration, order)
+
+    def end_capture(self) -> None:
+        """Capture no more."""
+        if self._forwarding:
+            self._forwarding.end_capture()
 
     def _forwarding_now(self) -> Forwarding:
         if self._forwarding is None:

@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ipbackend import __version__
 from ipbackend.api import (
+    capture,
     checks,
     errors,
     gateway,
@@ -29,7 +30,7 @@ from ipbackend.api.service import Service
 
 FAMILIES = (
     *(loadbalancers, statuses, listeners, pools, members, healthmonitors, ipgroups, quotas, zones),
-    *(networks, gateway, traffic, revisions, live, checks),
+    *(networks, gateway, traffic, revisions, live, checks, capture),
 )
 
 

@@ -12,6 +12,7 @@ from ipbackend import connections, verdicts
 from ipbackend.api.base import OURS, Answer, AnyOf, Id, QueryFlag, RequestId, Serving, Shown, router
 from ipbackend.datapath import audit
 from ipbackend.model import Member, Pool, Protocol
+from ipbackend.peer import peer
 from ipbackend.view import View
 
 operations = router(OURS, "traffic")
@@ -172,7 +173,7 @@ async def list_connections(
 
     With `resting` also closed ones whose slots still answer late packets.
     """
-    peers = [connections.peer(text) if text else None for text in (member, client)]
+    peers = [peer(text) if text else None for text in (member, client)]
     phases = connections.ALL if resting else connections.OPEN
 
     def read(view: View) -> tuple[list[ConnectionShown], bool]:

@@ -12,6 +12,7 @@ from ipbackend.errors import IpbackendError
 COMMANDS = {
     "apply": "ipbackend.cli.apply:apply",
     "audit": "ipbackend.cli.audit:audit",
+    "capture": "ipbackend.cli.capture:capture",
     "check": "ipbackend.cli.check:check",
     "completion": "ipbackend.cli.completion:completion",
     "connection": "ipbackend.cli.connection:connection",

@@ -7,8 +7,9 @@ import click
 
 from ipbackend.cli import output as out
 from ipbackend.cli.view import looking
-from ipbackend.connections import ALL, OPEN, Connection, Peer, connections, peer
+from ipbackend.connections import ALL, OPEN, Connection, connections
 from ipbackend.errors import ConfigurationError
+from ipbackend.peer import Peer, peer
 
 LIMIT = 1000
 PEER = "ADDRESS[:PORT]"
