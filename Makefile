@@ -25,13 +25,13 @@ $(VENV)/.made: pyproject.toml
 	@$(BIN)/pip install -q --disable-pip-version-check -e '.[test,lint]'
 	@touch $@
 
-# Other load balancers to compare with: their packages unpacked, not installed, so that no service starts.
-PEERS := haproxy nginx-light libnginx-mod-stream
-$(TOOLS)/.made:
-	@echo "setup: unpacking" $(PEERS)
+# Other load balancers to compare with, and Wireshark to read captures: unpacked, not installed, so no service starts.
+UNPACKED := haproxy nginx-light libnginx-mod-stream tshark
+$(TOOLS)/.made: Makefile
+	@echo "setup: unpacking" $(UNPACKED)
 	@rm -rf $(TOOLS) && mkdir -p $(TOOLS)/archives/partial
 	@apt-get update -qq && apt-get install -y -qq --no-install-recommends --reinstall --download-only \
-		-o APT::Sandbox::User=root -o Dir::Cache::archives=$(CURDIR)/$(TOOLS)/archives $(PEERS) >/dev/null \
+		-o APT::Sandbox::User=root -o Dir::Cache::archives=$(CURDIR)/$(TOOLS)/archives $(UNPACKED) >/dev/null \
 		|| { echo "setup: could not fetch them (run as root: sudo make bench-gateway)" >&2; exit 1; }
 	@for p in $(TOOLS)/archives/*.deb; do dpkg-deb -x $$p $(TOOLS); done
 	@touch $@
