@@ -3,14 +3,14 @@
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
+from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
 
 from ipbackend import __version__, pcapng
 from ipbackend.abi import Verdict
 from ipbackend.errors import ConfigurationError, suggestion
 from ipbackend.pcapng import Direction
-from ipbackend.peer import Peer, peer
+from ipbackend.peer import Peer, address, peer, peers
 from ipbackend.verdicts import MEANINGS
 
 LEAST, MOST = 96, 9216  # bytes kept of a frame: all headers, and CAPTURE_MOST of bpf/capture.h
@@ -51,17 +51,11 @@ def order(
     client: str, vip: str, port: int | None, member: str, verdicts: Iterable[str], rate: int, snaplen: int
 ) -> Order:
     """What is asked for, from text; what is empty or none is not asked. ConfigurationError: it says nothing."""
-    try:
-        clients = IPv4Network(client or ANY_CLIENT)
-    except (AddressValueError, NetmaskValueError, ValueError):
-        what = f"client: {client!r} is neither an IPv4 address nor a network (such as 203.0.113.0/24)"
-        raise ConfigurationError(what) from None
-    try:
-        address = IPv4Address(vip) if vip else None
-    except AddressValueError:
-        raise ConfigurationError(f"vip: {vip!r} is not an IPv4 address (such as 10.0.0.100)") from None
+    network, port_of_client = peers(client) if client else (ANY_CLIENT, None)
+    if port_of_client:
+        raise ConfigurationError(f"client: {client!r} has a port (filter by it when the capture is read)")
     wanted = frozenset(map(_verdict, verdicts)) or USUAL
-    return Order(clients, address, port, peer(member) if member else None, wanted, rate, snaplen)
+    return Order(network, address(vip) if vip else None, port, peer(member) if member else None, wanted, rate, snaplen)
 
 
 def _verdict(name: str) -> Verdict:

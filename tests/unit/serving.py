@@ -32,6 +32,7 @@ class Kept:
         self.problem = ""
         self.drift: list[str] = []
         self.forwarding = False
+        self.capturing: Any = None
         self.authors: list[str] = []
         self.refusal: Exception | None = None
 

@@ -32,6 +32,7 @@ COMMANDS = {
     "rollback": "ipbackend.cli.history:rollback",
     "run": "ipbackend.cli.run:run",
     "status": "ipbackend.cli.status:status",
+    "top": "ipbackend.cli.top:top",
     "unload": "ipbackend.cli.run:unload",
 }
 
