@@ -105,6 +105,12 @@ class Board:
         return len(self._lines)
 
     @property
+    def carried(self) -> tuple[int, float]:
+        """Connections, and new ones a second, of what is shown: a member that several pools have counts once."""
+        endpoints = {(one.member, one.protocol): one for one in self._shown}.values()
+        return sum(one.active for one in endpoints), sum(one.rate for one in endpoints)
+
+    @property
     def cursor(self) -> int:
         """The number of the line that keys are about."""
         return self._cursor

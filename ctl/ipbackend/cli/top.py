@@ -131,7 +131,7 @@ def sparkline(values: list[int]) -> str:
 
 
 def _head(board: Board) -> Text:
-    active, rate = sum(one.active for one in board.lines), sum(one.rate for one in board.lines)
+    active, rate = board.carried
     shown = f"{len(board.lines):,} of {board.total:,}" if board.filter else f"{board.total:,}"
     text = f"ipbackend {time.strftime('%H:%M:%S')}  members {shown}  connections {active:,}  new/s {rate:,.0f}"
     return Text(text, "bold", no_wrap=True, overflow="ellipsis")
