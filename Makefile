@@ -4,7 +4,7 @@ TOOLS := build/bench/tools
 BIN := $(VENV)/bin
 PACKAGES := python3-bpfcc python3-venv linux-libc-dev nftables
 .DEFAULT_GOAL := help
-.PHONY: help setup test fuzz bench bench-packet bench-gateway lint demo lab life clean
+.PHONY: help setup test fuzz bench bench-packet bench-gateway lint demo lab life picture clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ lab: setup ## Keep the demo's networks up to look around in; wants root
 
 life: setup ## Write docs/life.md anew: a gateway's life in commands; wants root
 	@$(BIN)/python -m tests.netns.life > docs/life.md
+
+picture: setup ## Draw docs/top.svg anew: `ipbackend top` while clients come and go; wants root
+	@$(BIN)/python -m tests.netns.picture docs/top.svg
 
 clean: ## Remove what was made here
 	rm -rf $(VENV) build

@@ -100,7 +100,7 @@ def screen(board: Board, width: int, height: int) -> RenderableType:
         mark = "" if by != board.sort else "▲" if by in NAMES else "▼"
         table.add_column(title + mark, justify="right" if right else "left", no_wrap=True, width=size)
     for number, line in enumerate(lines, first):
-        table.add_row(*_cells(line, spark), style="reverse" if number == board.cursor else "")
+        table.add_row(*_cells(line, spark), style="on grey30" if number == board.cursor else "")
     return Group(_head(board), Text(""), table, *[Text("")] * (board.page - len(lines)), _foot(board))
 
 
