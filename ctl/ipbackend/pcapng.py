@@ -13,7 +13,7 @@ _NAME, _RESOLUTION = 2, 9  # of an interface
 _FLAGS, _PACKET_ID, _VERDICT = 2, 5, 7  # of a packet
 _RECEIVED, _DROPPED, _DELIVERED = 4, 5, 8  # of statistics
 _NANOSECONDS = b"\x09"  # 10^-9
-_XDP = 1  # a verdict of XDP's
+_XDP = 2  # a verdict of XDP's, as opposed to hardware's and tc's
 
 _AROUND = 12  # bytes of a block around its body: type, length, and length once more
 _TO_OPTIONS = 20  # bytes of statistics up to their options
