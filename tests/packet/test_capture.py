@@ -16,9 +16,9 @@ from scapy.packet import Raw
 from ipbackend import capture
 from ipbackend.abi import Verdict
 from ipbackend.capture import Captured, Order
-from ipbackend.datapath import syscall
+from ipbackend.datapath import loader, syscall
 from ipbackend.datapath.capture import Capture
-from ipbackend.datapath.source import bpf_directory
+from ipbackend.datapath.source import bpf_directory, expand
 from tests.packet import cast
 from tests.packet.cast import CLIENT, FROM_CLIENT, MEMBER, OTHER_CLIENT, SECOND_VIP, SYN, UDP_MEMBER, VIP
 from tests.packet.conftest import Dataplane
@@ -260,6 +260,30 @@ def test_programs_that_show_may_be_mixed_with_those_that_do_not(dataplane: Datap
         syscall.run(quiet, bytes(FROM_CLIENT / TCP(sport=40001, dport=80, flags="S")))
         assert look.seen() == []
         assert look.dataplane.load().active == 2
+
+
+def test_what_shows_nothing_costs_nothing(loaded: Dataplane) -> None:
+    """The programs are, instruction for instruction, those of a text without any look at packets."""
+
+    def code(text: str) -> dict[str, bytes]:
+        compiled = loader._compiled(bpf_directory(), text, loaded.program._macros)
+        return {name: bytes(_without_maps(compiled.dump_func(name.encode()))) for name in loader.KINDS}
+
+    text = expand(bpf_directory() / loader.FIRST)
+    blind = re.sub(r"\t(arrived|left)\(.*\);\n", "", text)
+    assert blind.count("\n") == text.count("\n") - 2
+    quiet, without = code(text), code(blind)
+    assert quiet == without
+    showing = code(expand(bpf_directory() / loader.FIRST, {"quiet.h": "capture.h"}))
+    assert showing[loader.ENTRY] != quiet[loader.ENTRY]
+
+
+def _without_maps(code: bytes) -> Iterator[int]:
+    """Each load of a map's address, as of its descriptor, which is another one each time, is left out."""
+    for start in range(0, len(code), 8):
+        instruction = code[start : start + 8]
+        if (instruction[0], instruction[1] >> 4) != (0x18, 1):
+            yield from instruction
 
 
 def test_the_same_is_said_in_c_and_python() -> None:
