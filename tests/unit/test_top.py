@@ -177,7 +177,7 @@ def drawn(shown: Board, width: int = 80, height: int = 24) -> list[str]:
 
 @pytest.mark.parametrize("count", [0, 1, 19, 20, 500])
 def test_it_fills_80_by_24_and_no_more(count: int) -> None:
-    name = "a-pool-with-a-rather-long-name"
+    name = "a pool with a rather long name"
     shown = board(*(row(host, member=f"255.255.255.255:{60000 + host}", pool=name) for host in range(count)))
     lines = drawn(shown)
     assert len(lines) <= 24
