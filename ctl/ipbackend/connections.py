@@ -78,12 +78,17 @@ def phases(names: Collection[str]) -> bytes:
 
 def connections(view: View, wanted: Wanted = Wanted()) -> Iterator[Connection]:
     """The wanted ones, endpoint by endpoint, slot by slot. ConfigurationError: there is no such listener."""
-    have = view.configuration.listeners.values()
-    listeners = {entry.id: one for one in have if (entry := view.listener_entry(one))}
+    clock, listeners = view.maps.clock, _listeners(view)
+    for number, slot, row in _found(view, wanted):
+        yield _connection(row, view.entries.endpoints[number], slot, listeners.get(row.listener), clock)
+
+
+def _found(view: View, wanted: Wanted) -> Iterator[tuple[int, int, Any]]:
+    """The endpoint's id, the slot, and what it holds."""
     fields = list(wanted.fields)
     if wanted.listener:
-        fields.append(("listener", _ANY, _id_of(listeners, wanted.listener)))
-    clock = view.maps.clock
+        fields.append(("listener", _ANY, _id_of(_listeners(view), wanted.listener)))
+    clock, leaf = view.maps.clock, view.maps["conntrack"].leaf
     ticks = clock.ticks(wanted.older_than)
     for number, endpoint in view.entries.endpoints.items():
         if wanted.member and not _is(wanted.member, endpoint.key.address, endpoint.key.port):
@@ -93,9 +98,15 @@ def connections(view: View, wanted: Wanted = Wanted()) -> Iterator[Connection]:
         if ticks:
             slots = _older(memory, slots, (clock.now() - ticks) % TICKS)
         for slot in slots:
-            row = _copy(view.maps["conntrack"].leaf, memory, slot)
+            row = _copy(leaf, memory, slot)
             if row is not None and row.state & 0xFF in wanted.phases:
-                yield _connection(row, endpoint, slot, listeners.get(row.listener), clock)
+                yield number, slot, row
+
+
+def _listeners(view: View) -> dict[int, Listener]:
+    """By their ids in the maps."""
+    have = view.configuration.listeners.values()
+    return {entry.id: one for one in have if (entry := view.listener_entry(one))}
 
 
 def _id_of(listeners: Mapping[int, Listener], listener: str) -> int:

@@ -1,8 +1,9 @@
 """Members as a list that lives: measured again and again, sorted, filtered, gone through by keys. It draws nothing."""
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter, itemgetter
 from typing import Any
 
 HISTORY = 60  # measurements that a line remembers
@@ -18,11 +19,11 @@ SORTS = {
     "h": ("state", "health"),
 }
 NAMES = ("member", "pool", "state")
-TOLD = ("id", "pool_id", "pool", "member", "protocol", "weight", "state", "ceiling")  # of a line, as the API has it
+TOLD = ("id", "pool_id", "pool", "member", "protocol", "weight", "state", "ceiling")  # a line's first fields
 KEYS = {key: by for key, (by, _) in SORTS.items()}
 
 
-@dataclass
+@dataclass(slots=True)
 class Line:
     """A member, as last measured; `rate` is new connections a second since the measurement before."""
 
@@ -43,6 +44,11 @@ class Line:
     def full(self) -> float:
         """The share of the ceiling that is taken."""
         return self.active / self.ceiling
+
+    @property
+    def words(self) -> str:
+        """What filters look through."""
+        return f"{self.member} {self.pool} {self.protocol} {self.state}".lower()
 
 
 @dataclass(frozen=True)
@@ -74,23 +80,22 @@ class Board:
         self._chosen: str | None = None  # the id at the cursor, once somebody moved it
         self._shown: list[Line] = []
 
-    def measure(self, members: Iterable[Mapping[str, Any]], at: float) -> None:
-        """What `/ipbackend/live/members` tells, row by row as a mapping; `at` in seconds of any steady clock."""
+    def measure(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], at: float) -> None:
+        """What `/ipbackend/live/members` tells, a row for each member; `at` in seconds of any steady clock."""
         since = at - self._at if self._at is not None else 0.0
-        before, lines, begun = self._begun, {}, {}
-        for row in members:
-            number = row["id"]
-            have = self._lines.get(number)
-            told = {name: row[name] for name in TOLD}
-            line = Line(**told, active=row["active"] or 0, half_open=row["half_open"] or 0)
+        before, lines, begun = self._begun, dict[str, Line](), dict[str, int]()
+        told = itemgetter(*(columns.index(name) for name in (*TOLD, "active", "half_open", "begun")))
+        for *fields, active, half_open, count in map(told, rows):
+            line = Line(*[*fields, active or 0, half_open or 0])
+            have = self._lines.get(line.id)
             if have:
                 line.history = have.history
-            if row["begun"] is not None:
-                begun[number] = row["begun"]
-                if since > 0 and number in before:  # an endpoint that was made anew counts from 0
-                    line.rate = max(row["begun"] - before[number], 0) / since
+            if count is not None:
+                begun[line.id] = count
+                if since > 0 and line.id in before:  # an endpoint that was made anew counts from 0
+                    line.rate = max(count - before[line.id], 0) / since
             line.history.append(line.active)
-            lines[number] = line
+            lines[line.id] = line
         self._lines, self._begun, self._at, self.trouble = lines, begun, at, ""
         self._arrange()
 
@@ -177,13 +182,10 @@ class Board:
     def _arrange(self) -> None:
         """Filter and sort anew; the cursor stays with the member that somebody moved it to."""
         words = self.filter.lower().split()
-        shown = [
-            one
-            for one in self._lines.values()
-            if all(word in f"{one.member} {one.pool} {one.protocol} {one.state}".lower() for word in words)
-        ]
-        shown.sort(key=lambda one: one.member)
-        shown.sort(key=lambda one: getattr(one, self.sort), reverse=self.sort not in NAMES)
+        shown = sorted(self._lines.values(), key=attrgetter("member"))
+        if words:
+            shown = [one for one in shown if all(word in one.words for word in words)]
+        shown.sort(key=attrgetter(self.sort), reverse=self.sort not in NAMES)
         self._shown = shown
         numbers = {one.id: number for number, one in enumerate(shown)} if self._chosen else {}
         self._cursor = numbers.get(self._chosen or "", min(self._cursor, max(len(shown) - 1, 0)))

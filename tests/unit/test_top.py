@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -31,8 +32,14 @@ def row(host: int, **more: Any) -> dict[str, Any]:
 
 def board(*rows: dict[str, Any], **more: Any) -> Board:
     made = Board(**more)
-    made.measure(rows, 0.0)
+    measure(made, rows, 0.0)
     return made
+
+
+def measure(board: Board, rows: Iterable[dict[str, Any]], at: float) -> None:
+    """As the API tells them: columns, and values in their order."""
+    columns = list(row(0))
+    board.measure(columns, [[one[name] for name in columns] for one in rows], at)
 
 
 def members(shown: Board) -> list[str]:
@@ -53,7 +60,7 @@ ROWS = (
 def test_a_rate_is_what_was_begun_between_two_looks() -> None:
     shown = board(*ROWS)
     assert {line.rate for line in shown.lines} == {0}
-    shown.measure([{**ROWS[0], "begun": 40}, ROWS[1], row(14, begun=1000)], 2.0)
+    measure(shown, [{**ROWS[0], "begun": 40}, ROWS[1], row(14, begun=1000)], 2.0)
     assert {line.member: line.rate for line in shown.lines} == {
         "10.0.0.11:8080": 15,
         "10.0.0.12:8080": 0,
@@ -63,7 +70,7 @@ def test_a_rate_is_what_was_begun_between_two_looks() -> None:
 
 def test_an_endpoint_that_was_made_anew_has_no_rate() -> None:
     shown = board(row(11, begun=1000))
-    shown.measure([row(11, begun=3)], 1.0)
+    measure(shown, [row(11, begun=3)], 1.0)
     assert shown.lines[0].rate == 0
 
 
@@ -71,7 +78,7 @@ def test_what_two_pools_share_is_counted_once() -> None:
     shared = {"active": 7, "begun": 0}
     rows = [row(11, **shared), row(12, member="10.0.0.11:8080", pool="api", **shared), row(13, active=1)]
     shown = board(*rows)
-    shown.measure([{**one, "begun": 10} for one in rows], 1.0)
+    measure(shown, [{**one, "begun": 10} for one in rows], 1.0)
     assert shown.carried == (8, 20)
     press(shown, *"/api")
     assert shown.carried == (7, 10)
@@ -80,7 +87,7 @@ def test_what_two_pools_share_is_counted_once() -> None:
 def test_a_member_that_is_not_in_the_data_plane_carries_nothing() -> None:
     shown = board(row(11, active=None, half_open=None, begun=None, state="not applied"))
     assert (shown.lines[0].active, shown.lines[0].full) == (0, 0)
-    shown.measure([row(11, active=5, begun=5)], 1.0)
+    measure(shown, [row(11, active=5, begun=5)], 1.0)
     assert (shown.lines[0].active, shown.lines[0].rate) == (5, 0)
 
 
@@ -97,7 +104,7 @@ def test_a_member_that_is_not_in_the_data_plane_carries_nothing() -> None:
 )
 def test_keys_sort(key: str, order: list[str]) -> None:
     shown = board(*ROWS, sort="member")
-    shown.measure([{**ROWS[0], "begun": 20}, ROWS[1], {**ROWS[2], "begun": 30}], 1.0)
+    measure(shown, [{**ROWS[0], "begun": 20}, ROWS[1], {**ROWS[2], "begun": 30}], 1.0)
     press(shown, key)
     assert members(shown) == order
 
@@ -121,11 +128,11 @@ def test_the_cursor_stays_with_its_member() -> None:
     shown = board(*ROWS)
     press(shown, "down")
     assert shown.lines[shown.cursor].member == "10.0.0.13:8080"
-    shown.measure([{**ROWS[0], "active": 99}, ROWS[1], ROWS[2]], 1.0)
+    measure(shown, [{**ROWS[0], "active": 99}, ROWS[1], ROWS[2]], 1.0)
     assert (shown.cursor, shown.lines[shown.cursor].member) == (2, "10.0.0.13:8080")
     press(shown, "down", "down")
     assert shown.cursor == 2
-    shown.measure([ROWS[0]], 2.0)
+    measure(shown, [ROWS[0]], 2.0)
     assert shown.cursor == 0
     press(shown, "home", "page up")
     assert shown.cursor == 0
@@ -188,7 +195,7 @@ def test_it_fills_80_by_24_and_no_more(count: int) -> None:
 
 def test_what_is_shown_of_a_member() -> None:
     shown = board(row(11, active=97, begun=0), sort="full")
-    shown.measure([row(11, active=97, begun=2400)], 2.0)
+    measure(shown, [row(11, active=97, begun=2400)], 2.0)
     head, _, columns, line = drawn(shown)[:4]
     assert "members 1  connections 97  new/s 1,200" in head
     assert columns.split() == ["MEMBER", "POOL", "WT", "CONNS", "NEW/s", "CEILING▼", "HEALTH", "TREND"]

@@ -76,8 +76,7 @@ def top(run_directory: Path, interval: float, count: int | None, sort: str, word
 def measure(client: Client, board: Board) -> None:
     """Ask once."""
     answer = client.request("GET", "/ipbackend/live/members")
-    columns = answer["columns"]
-    board.measure((dict(zip(columns, row, strict=True)) for row in answer["members"]), time.monotonic())
+    board.measure(answer["columns"], answer["members"], time.monotonic())
 
 
 def screen(board: Board, width: int, height: int) -> RenderableType:
