@@ -15,7 +15,7 @@ from ipbackend.datapath import syscall
 from ipbackend.datapath.layout import leaf_of
 from ipbackend.datapath.loader import ENTRY, ROADS, Loaded, Program, load_all
 from ipbackend.datapath.maps import Memory
-from ipbackend.datapath.ring import Ring
+from ipbackend.datapath.packet_ring import Ring
 from ipbackend.datapath.tables import ip_to_map
 
 LEAVING = f"{ENTRY}_capture"

@@ -1,4 +1,4 @@
-"""A BPF ring buffer as Python reads it, without a system call. It knows no meaning of what is in it.
+"""The ring that captured packets come by: records of any length, read without a system call. It knows no packet.
 
 Layout: kernel/bpf/ringbuf.c. A page that the reader writes, a page that the kernel writes, and the data twice in a
 row, so that no record is ever in two pieces.
