@@ -49,7 +49,17 @@ class Protocol(StrEnum):
 class Algorithm(StrEnum):
     """How a pool chooses among its members."""
 
-    ROUND_ROBIN = "ROUND_ROBIN"
+    ROUND_ROBIN = "ROUND_ROBIN"  # by weight, in turn
+    LEAST_CONNECTIONS = "LEAST_CONNECTIONS"  # the fewest open connections for its weight
+    SOURCE_IP = "SOURCE_IP"  # by the client's address (Maglev)
+    SOURCE_IP_PORT = "SOURCE_IP_PORT"  # by both addresses and ports (Maglev): the same on every gateway
+
+
+class Access(StrEnum):
+    """What the ip groups of a listener are: the clients that it serves, or those that it does not."""
+
+    ALLOW = "allow"
+    DENY = "deny"
 
 
 class NetworkKind(StrEnum):
@@ -96,6 +106,7 @@ class Gateway(Checked):
     interfaces: Annotated[tuple[str, ...], not_empty, unique, each(is_interface)]
     snat_addresses: Annotated[tuple[IPv4Address, ...], snat_count, unique, each(is_unicast)]
     snat_interface: str = ""  # has the SNAT addresses; the last of the interfaces unless named
+    health_address: Annotated[IPv4Address | None, is_unicast] = None  # probes' source; the kernel's choice unless set
     max_connections: Annotated[int, within(1_000, GATEWAY_CONNECTIONS_MAX)] = 1_000_000
     attach_mode: AttachMode = AttachMode.AUTO
     syn_sent_timeout: Seconds = 5  # a SYN unanswered
@@ -169,6 +180,12 @@ class Listener(Resource):
     port: Port
     pool: Annotated[str | None, Reference("pools")] = None
     idle_timeout: Annotated[int, within(10, 4_000)] = 300  # seconds
+    max_connections: Annotated[int, within(0, GATEWAY_CONNECTIONS_MAX)] = 0  # at the same time; 0 is unlimited
+    cps: Annotated[int, within(0, 1_000_000)] = 0  # new connections a second; 0 is unlimited
+    source_cps: Annotated[int, within(0, 1_000_000)] = 0  # the same for each client address
+    ip_groups: Annotated[tuple[str, ...], unique] = ()  # none: no access control
+    access: Access = Access.ALLOW
+    access_enabled: bool = True
     description: Text = ""
 
     IMMUTABLE = ("load_balancer", "protocol", "port")
@@ -203,6 +220,10 @@ class Pool(Resource):
     algorithm: Algorithm = Algorithm.ROUND_ROBIN
     members: tuple[Member, ...] = ()
     load_balancer: Annotated[str | None, Reference("load_balancers")] = None  # whose it is, beside its listeners'
+    persistence: Annotated[int | None, within(1, 60)] = None  # minutes that a client address stays with its member
+    slow_start: Annotated[int | None, within(30, 1_200)] = None  # seconds in which one that came up gets its share
+    connection_drain: Annotated[int | None, within(10, 4_000)] = None  # seconds that connections of one gone live on
+    minimum_healthy: Annotated[int, within(0, 1)] = 0  # 1: with all members down, all get connections
     member_deletion_protection_enable: bool = False
     description: Text = ""
 
@@ -225,6 +246,10 @@ class HealthMonitor(Resource):
     max_retries: Annotated[int, within(1, 10)]
     max_retries_down: Annotated[int, within(1, 10)] = 3
     monitor_port: Annotated[int | None, within(1, 65_535)] = None  # None is the member's own
+    http_method: str = "GET"
+    url_path: str = "/"
+    domain_name: str = ""  # the Host header; empty is the member's address
+    expected_codes: str = "200"  # one, several with commas, or a range: 200, 200,202, 200-204
     enabled: bool = True
     name: Text = ""
 

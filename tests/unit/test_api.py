@@ -118,7 +118,7 @@ def test_networks_and_the_gateway(client: Client, kept: Kept) -> None:
         ("loadbalancers", {"loadbalancer": {"vip_address": "10.0.0.9", "name": "n" * 256}}, 400, "ELB.8902", "name"),
         ("loadbalancers", {"loadbalancer": []}, 400, "ELB.8902", "loadbalancer"),
         ("loadbalancers", None, 400, "ELB.8902", "body"),
-        ("pools", {"pool": {"protocol": "TCP", "lb_algorithm": "SOURCE_IP"}}, 400, "ELB.8902", "'ROUND_ROBIN'"),
+        ("pools", {"pool": {"protocol": "TCP", "lb_algorithm": "RANDOM"}}, 400, "ELB.8902", "'ROUND_ROBIN'"),
         ("pools", {"pool": {"protocol": "HTTP", "lb_algorithm": "ROUND_ROBIN"}}, 400, "ELB.8902", "'TCP' or 'UDP'"),
         (
             "pools",

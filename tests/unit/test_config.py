@@ -244,7 +244,8 @@ def test_a_gateway_alone_and_a_pool_without_members_will_do() -> None:
             "port = 80\n",
             "port = 80\nprt = 81\n",
             "listeners.web.prt: unknown key "
-            "(did you mean port? known: description, idle_timeout, load_balancer, pool, port, protocol)",
+            "(did you mean port? known: access, access_enabled, cps, description, idle_timeout, ip_groups, "
+            "load_balancer, max_connections, pool, port, protocol, source_cps)",
         ),
         (
             "weight = 3",
@@ -255,9 +256,9 @@ def test_a_gateway_alone_and_a_pool_without_members_will_do() -> None:
         (
             "[gateway]",
             '[gateway]\n"x\\ny" = 1',
-            r"gateway.'x\ny': unknown key (known: attach_mode, closing_timeout, half_open_percent, icmp_error_rate, "
-            "interfaces, max_connections, private_ranges, rest, snat_addresses, snat_interface, syn_received_timeout, "
-            "syn_sent_timeout)",
+            r"gateway.'x\ny': unknown key (known: attach_mode, closing_timeout, half_open_percent, health_address, "
+            "icmp_error_rate, interfaces, max_connections, private_ranges, rest, snat_addresses, snat_interface, "
+            "syn_received_timeout, syn_sent_timeout)",
         ),
         (
             "[networks.vpc]",
