@@ -118,7 +118,6 @@ static __always_inline bool ends_of(const __u8 *frame, __u32 kept, struct ends *
 static __always_inline bool is_wanted(const struct capture_order *order, const struct ends *came,
 				      const struct ends *leaving, bool from_member)
 {
-	const struct ends none = {};
 	const struct ends *client_side = from_member ? leaving : came, *member_side = from_member ? came : leaving;
 	__be32 client = from_member ? client_side->daddr : client_side->saddr;
 	__be32 vip = from_member ? client_side->saddr : client_side->daddr;
@@ -200,7 +199,8 @@ static __always_inline void record(struct xdp_md *ctx, struct sight *sight)
 	ends_of(sight->bytes, kept, &came);
 	if (leaves) {
 		captured->left_length = bpf_xdp_get_buff_len(ctx);
-		ends_of(behind, copy_frame(ctx, behind, captured->left_length, CAPTURE_LOOK), &leaving);
+		if (captured->verdict <= FORWARD_ICMP_ERROR)	/* an answer names the same end again */
+			ends_of(behind, copy_frame(ctx, behind, captured->left_length, CAPTURE_LOOK), &leaving);
 	}
 	if (!is_wanted(order, &came, &leaving, role_of(came.daddr) >> ROLE_SHIFT == ROLE_SNAT))
 		return;

@@ -37,6 +37,7 @@ def view(loaded: Dataplane) -> Iterator[View]:
     members = [f'address = "10.0.0.{host}", port = 8080' for host in range(11, 11 + MEMBERS)]
     configuration = parse(cast.pool_of(*members), "test")
     loaded.reset()
+    loaded.configure(cast.NETWORKS)  # whatever members there were are gone, and their slots free
     loaded.configure(configuration)
     (listener,) = loaded.entries.listeners.values()
     clock = loaded.maps.clock
