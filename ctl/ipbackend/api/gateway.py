@@ -33,6 +33,7 @@ operations = router(OURS, "gateway")
 MaxConnections = Annotated[int, number(Gateway, "max_connections")]
 Seconds = Annotated[int, number(Gateway, "rest")]
 HalfOpenPercent = Annotated[int, number(Gateway, "half_open_percent")]
+IcmpErrorRate = Annotated[int, number(Gateway, "icmp_error_rate")]
 
 
 class Settings(Changes):
@@ -41,6 +42,7 @@ class Settings(Changes):
     interfaces: list[Text] = Field(default_factory=list, max_length=64)
     snat_addresses: list[Address] = Field(default_factory=list, max_length=4)
     snat_interface: Text = ""
+    health_address: Address | None = None
     max_connections: MaxConnections = 1_000_000
     attach_mode: AttachMode = AttachMode.AUTO
     syn_sent_timeout: Seconds = 5
@@ -48,6 +50,7 @@ class Settings(Changes):
     closing_timeout: Seconds = 15
     rest: Seconds = 60
     half_open_percent: HalfOpenPercent = 10
+    icmp_error_rate: IcmpErrorRate = 1_000
     private_ranges: list[Cidr] = Field(default_factory=list, max_length=64)
 
 
@@ -63,6 +66,7 @@ class GatewayShown(Shown):
     interfaces: list[str]
     snat_addresses: list[str]
     snat_interface: str
+    health_address: str | None
     max_connections: int
     attach_mode: AttachMode
     syn_sent_timeout: int
@@ -70,6 +74,7 @@ class GatewayShown(Shown):
     closing_timeout: int
     rest: int
     half_open_percent: int
+    icmp_error_rate: int
     private_ranges: list[str]
 
 
