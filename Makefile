@@ -4,7 +4,7 @@ TOOLS := build/bench/tools
 BIN := $(VENV)/bin
 PACKAGES := python3-bpfcc python3-venv linux-libc-dev nftables
 .DEFAULT_GOAL := help
-.PHONY: help setup test fuzz bench bench-packet bench-gateway bench-flow-log lint demo lab life clean
+.PHONY: help setup test fuzz bench bench-packet bench-gateway bench-flow-log lint demo lab life picture clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,13 +25,13 @@ $(VENV)/.made: pyproject.toml
 	@$(BIN)/pip install -q --disable-pip-version-check -e '.[test,lint]'
 	@touch $@
 
-# Other load balancers to compare with: their packages unpacked, not installed, so that no service starts.
-PEERS := haproxy nginx-light libnginx-mod-stream
-$(TOOLS)/.made:
-	@echo "setup: unpacking" $(PEERS)
+# Other load balancers to compare with, and Wireshark to read captures: unpacked, not installed, so no service starts.
+UNPACKED := haproxy nginx-light libnginx-mod-stream tshark
+$(TOOLS)/.made: Makefile
+	@echo "setup: unpacking" $(UNPACKED)
 	@rm -rf $(TOOLS) && mkdir -p $(TOOLS)/archives/partial
 	@apt-get update -qq && apt-get install -y -qq --no-install-recommends --reinstall --download-only \
-		-o APT::Sandbox::User=root -o Dir::Cache::archives=$(CURDIR)/$(TOOLS)/archives $(PEERS) >/dev/null \
+		-o APT::Sandbox::User=root -o Dir::Cache::archives=$(CURDIR)/$(TOOLS)/archives $(UNPACKED) >/dev/null \
 		|| { echo "setup: could not fetch them (run as root: sudo make bench-gateway)" >&2; exit 1; }
 	@for p in $(TOOLS)/archives/*.deb; do dpkg-deb -x $$p $(TOOLS); done
 	@touch $@
@@ -68,6 +68,9 @@ lab: setup ## Keep the demo's networks up to look around in; wants root
 
 life: setup ## Write docs/life.md anew: a gateway's life in commands; wants root
 	@$(BIN)/python -m tests.netns.life > docs/life.md
+
+picture: setup ## Draw docs/top.svg anew: `ipbackend top` while clients come and go; wants root
+	@$(BIN)/python -m tests.netns.picture docs/top.svg
 
 clean: ## Remove what was made here
 	rm -rf $(VENV) build

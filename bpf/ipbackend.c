@@ -30,6 +30,7 @@
 #include "icmp.h"
 #include "reject.h"
 #include "sweep.h"
+#include "quiet.h"
 
 static __always_inline int action_of(enum verdict verdict, struct packet *pkt)
 {
@@ -48,10 +49,13 @@ static __always_inline int leave(struct packet *pkt, enum verdict verdict)
 {
 	__u32 row = verdict;
 	__u64 *count = verdicts.lookup(&row);
+	int action;
 
 	if (count)
 		(*count)++;
-	return action_of(verdict, pkt);
+	action = action_of(verdict, pkt);
+	left(pkt, verdict, action);
+	return action;
 }
 
 /* Left by one of the roads behind the first: to be answered on another one. */
@@ -72,8 +76,10 @@ static __always_inline int leave_or_answer(struct packet *pkt, enum verdict verd
 int ipbackend(struct xdp_md *ctx)
 {
 	struct packet pkt = { .ctx = ctx };
-	enum verdict verdict = forward(&pkt);
+	enum verdict verdict;
 
+	arrived(ctx);
+	verdict = forward(&pkt);
 	if (verdict == NEXT_STEP) {
 		if (pkt.road == ROAD_OPEN)
 			roads.call(ctx, ROAD_OPEN);

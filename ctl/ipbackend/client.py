@@ -6,6 +6,8 @@ The standard library's client does here what a larger one would, and is imported
 import http.client
 import json
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +17,7 @@ from ipbackend.errors import NotRunningError, ServiceError
 
 SOCKET = "api.sock"  # in the run directory
 PROJECT = "0" * 32  # a path of the API begins with one; a gateway has only this
+PIECE = 1 << 16  # bytes of a stream at a time
 TIMEOUT = 300.0  # seconds that a change may take
 
 
@@ -57,18 +60,36 @@ class Client:
         `path` begins after the project: `/elb/pools`; a query value that is a list is sent once for each.
         NotRunningError: no daemon there. ServiceError: it refuses, or goes away.
         """
-        where = f"/v3/{PROJECT}{path}" + (f"?{urlencode(query, doseq=True)}" if query else "")
         sent = None if body is None else json.dumps(body).encode()
+        with self._asking():
+            content = self._asked(method, path, query, sent).read()
+        return json.loads(content) if content else None
+
+    def stream(self, path: str, **query: Any) -> Iterator[bytes]:
+        """What the daemon answers to a GET, piece by piece as it comes, for as long as that takes. Raises the same."""
+        with self._asking():
+            answer = self._asked("GET", path, query)
+            if self._http.sock:
+                self._http.sock.settimeout(None)
+            while piece := answer.read1(PIECE):
+                yield piece
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
         try:
-            self._http.request(method, where, sent, {"Content-Type": "application/json"} if sent else {})
-            answer = self._http.getresponse()
-            content = answer.read()
+            yield
         except (OSError, http.client.HTTPException) as error:
             self._http.close()
             raise ServiceError(f"the daemon did not answer: {error or type(error).__name__} (see its log)") from error
+
+    def _asked(self, method: str, path: str, query: Any, sent: bytes | None = None) -> http.client.HTTPResponse:
+        """The answer, its body not read yet."""
+        where = f"/v3/{PROJECT}{path}" + (f"?{urlencode(query, doseq=True)}" if query else "")
+        self._http.request(method, where, sent, {"Content-Type": "application/json"} if sent else {})
+        answer = self._http.getresponse()
         if answer.status >= http.client.BAD_REQUEST:
-            raise ServiceError(_refusal(answer.status, content))
-        return json.loads(content) if content else None
+            raise ServiceError(_refusal(answer.status, answer.read()))
+        return answer
 
 
 def _refusal(status: int, content: bytes) -> str:

@@ -2,22 +2,25 @@
 
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any, NamedTuple
 
 from ipbackend.abi import Phase
-from ipbackend.datapath.clock import Clock
+from ipbackend.datapath.clock import TICKS, Clock
 from ipbackend.datapath.maps import Memory
 from ipbackend.datapath.tables import ip_from_map, ip_to_map, protocol_from_map
-from ipbackend.errors import ConfigurationError
+from ipbackend.errors import ConfigurationError, suggestion
 from ipbackend.model import Listener
+from ipbackend.peer import Peer, Peers
 from ipbackend.plan import Endpoint
 from ipbackend.sizing import FIRST_SNAT_PORT
 from ipbackend.view import View
 
 OPEN = bytes(phase for phase in Phase if phase.is_open)
 ALL = OPEN + bytes([Phase.CLOSED, Phase.EXPIRED])  # with those whose slots still rest
+_ANY = 0xFFFFFFFF  # a mask that leaves a field as it is
 _GENERATION_SHIFT = 16  # of the state word: below are phase and FINs
 
 
@@ -35,14 +38,33 @@ class Connection(NamedTuple):
     listener: Listener | None
 
 
-class Peer(NamedTuple):
-    """One side of a connection, with any port or with this one."""
+@dataclass(frozen=True)
+class Wanted:
+    """Which connections: in one of `phases`, and as all that is given says.
 
-    address: IPv4Address
-    port: int | None
+    `port` is the VIP's, `listener` an id, `older_than` seconds since the opening.
+    """
 
-    def __str__(self) -> str:
-        return f"{self.address}:{self.port}" if self.port else str(self.address)
+    phases: bytes = OPEN
+    client: Peers | None = None
+    vip: IPv4Address | None = None
+    port: int | None = None
+    member: Peer | None = None
+    listener: str | None = None
+    older_than: float = 0.0
+
+    @property
+    def fields(self) -> Iterator[tuple[str, int, int]]:
+        """What a slot must hold: a field, a mask, and what the field is under the mask."""
+        if self.client:
+            network, port = self.client
+            yield "client", ip_to_map(network.netmask), ip_to_map(network.network_address)
+            if port:
+                yield "client_port", _ANY, socket.htons(port)
+        if self.vip:
+            yield "vip", _ANY, ip_to_map(self.vip)
+        if self.port:
+            yield "vip_port", _ANY, socket.htons(self.port)
 
 
 class Target(NamedTuple):
@@ -53,51 +75,59 @@ class Target(NamedTuple):
     state: int
 
 
-def peer(text: str) -> Peer:
-    """`ADDRESS` or `ADDRESS:PORT`. ConfigurationError: it is neither."""
-    address, colon, port = text.partition(":")
-    try:
-        found = Peer(IPv4Address(address), int(port) if colon else None)
-    except ValueError:
-        what = f"{text!r} is not an IPv4 address, or one with a port (such as 10.0.0.11:8080)"
-        raise ConfigurationError(what) from None
-    if found.port is not None and not 1 <= found.port <= 65_535:
-        raise ConfigurationError(f"{text!r} has no possible port (write 1 to 65535)")
-    return found
+def phases(names: Collection[str]) -> bytes:
+    """Those of these names. ConfigurationError: there is none of a name that connections can be in."""
+    known = {Phase(phase).name: phase for phase in ALL}
+    for name in names:
+        if name.upper() not in known:
+            raise ConfigurationError(f"state: there is no {name} ({suggestion(name, known)})")
+    return bytes(known[name.upper()] for name in names)
 
 
-def connections(
-    view: View, phases: bytes = OPEN, member: Peer | None = None, client: Peer | None = None
-) -> Iterator[Connection]:
-    """The connections in one of `phases`, endpoint by endpoint, slot by slot."""
-    wanted = view.configuration.listeners.values()
-    listeners = {entry.id: one for one in wanted if (entry := view.listener_entry(one))}
-    for number, slot, row in _found(view, phases, member, client):
-        endpoint = view.entries.endpoints[number]
-        yield _connection(row, endpoint, slot, listeners.get(row.listener), view.maps.clock)
+def connections(view: View, wanted: Wanted = Wanted()) -> Iterator[Connection]:
+    """The wanted ones, endpoint by endpoint, slot by slot. ConfigurationError: there is no such listener."""
+    clock, listeners = view.maps.clock, _listeners(view)
+    for number, slot, row in _found(view, wanted):
+        yield _connection(row, view.entries.endpoints[number], slot, listeners.get(row.listener), clock)
 
 
-def targets(view: View, member: Peer | None = None, client: Peer | None = None, listener: str = "") -> Iterator[Target]:
-    """Open connections to be ended: to a member, of a client, by a listener (its id)."""
-    wanted = view.configuration.listeners.get(listener)
-    entry = view.listener_entry(wanted) if wanted else None
-    if listener and not entry:
-        return
-    for number, slot, row in _found(view, OPEN, member, client):
-        if not entry or row.listener == entry.id:
-            yield Target(number, slot, row.state)
+def targets(view: View, wanted: Wanted) -> Iterator[Target]:
+    """The wanted ones, to be ended. ConfigurationError: there is no such listener."""
+    return (Target(number, slot, row.state) for number, slot, row in _found(view, wanted))
 
 
-def _found(view: View, phases: bytes, member: Peer | None, client: Peer | None) -> Iterator[tuple[int, int, Any]]:
+def _found(view: View, wanted: Wanted) -> Iterator[tuple[int, int, Any]]:
     """The endpoint's id, the slot, and what it holds."""
+    fields = list(wanted.fields)
+    if wanted.listener:
+        fields.append(("listener", _ANY, _id_of(_listeners(view), wanted.listener)))
+    clock, leaf = view.maps.clock, view.maps["conntrack"].leaf
+    ticks = clock.ticks(wanted.older_than)
     for number, endpoint in view.entries.endpoints.items():
-        if member and not _is(member, endpoint.key.address, endpoint.key.port):
+        if wanted.member and not _is(wanted.member, endpoint.key.address, endpoint.key.port):
             continue
         memory = view.maps.of_endpoint("conntrack", number)
-        for slot in _slots(memory, view.maps["conntrack"].leaf, phases, client):
-            row = _copy(view.maps["conntrack"].leaf, memory, slot)
-            if row is not None and row.state & 0xFF in phases:
+        slots = _slots(memory, wanted.phases, fields)
+        if ticks:
+            slots = _older(memory, slots, (clock.now() - ticks) % TICKS)
+        for slot in slots:
+            row = _copy(leaf, memory, slot)
+            if row is not None and row.state & 0xFF in wanted.phases:
                 yield number, slot, row
+
+
+def _listeners(view: View) -> dict[int, Listener]:
+    """By their ids in the maps."""
+    have = view.configuration.listeners.values()
+    return {entry.id: one for one in have if (entry := view.listener_entry(one))}
+
+
+def _id_of(listeners: Mapping[int, Listener], listener: str) -> int:
+    """Its id in the maps."""
+    for number, one in listeners.items():
+        if listener == one.id:
+            return number
+    raise ConfigurationError(f"listener: there is no {listener} in the data plane (`ipbackend listener list`)")
 
 
 def open_by_snat(view: View) -> dict[IPv4Address, int]:
@@ -115,17 +145,23 @@ def _is(peer: Peer, address: IPv4Address, port: int) -> bool:
     return peer.address == address and peer.port in (None, port)
 
 
-def _slots(memory: Memory, leaf: Any, phases: bytes, client: Peer | None) -> Iterator[int]:
-    """Slots in one of `phases`, and of this client: found by whole columns, as most slots are neither."""
+def _slots(memory: Memory, phases: bytes, fields: Iterable[tuple[str, int, int]]) -> Iterator[int]:
+    """Slots in one of `phases` that hold this: found by whole columns, as most slots are not wanted."""
     states = bytes(memory.column("state"))
-    found = (match.start() for match in re.finditer(b"[" + re.escape(phases) + b"]", states))
-    if client is None:
-        yield from found
-        return
-    addresses = memory.bytes.cast("I")[leaf.client.offset // 4 :: memory.step // 4]
-    ports = memory.bytes.cast("H")[leaf.client_port.offset // 2 :: memory.step // 2]
-    address, port = ip_to_map(client.address), client.port and socket.htons(client.port)
-    yield from (slot for slot in found if addresses[slot] == address and port in (None, ports[slot]))
+    found: Iterator[int] = (match.start() for match in re.finditer(b"[" + re.escape(phases) + b"]", states))
+    for field, mask, value in fields:
+        found = _holding(memory.values(field), found, mask, value)
+    return found
+
+
+def _holding(column: memoryview, slots: Iterable[int], mask: int, value: int) -> Iterator[int]:
+    return (slot for slot in slots if column[slot] & mask == value)
+
+
+def _older(memory: Memory, slots: Iterable[int], tick: int) -> Iterator[int]:
+    """Those opened at this tick or before."""
+    opened = memory.values("opened")
+    return (slot for slot in slots if (tick - opened[slot]) % TICKS < TICKS // 2)
 
 
 def _copy(leaf: Any, memory: Memory, slot: int) -> Any:

@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from ipbackend.capture import Order
 from ipbackend.changes import Change, between
 from ipbackend.configuration import Configuration, check_transition
 from ipbackend.connections import Target
+from ipbackend.datapath.capture import Capture
 from ipbackend.datapath.maps import Maps
 from ipbackend.drains import NO_DELAYS, Claim, Drain, Drains, Stage
 from ipbackend.edits import Edit
@@ -209,6 +211,15 @@ class Control:
     def examine_network(self, number: str) -> list[Finding]:
         """Whether the way to a network is prepared."""
         return list(self._forwarding_now().examine_network(self.configuration, number))
+
+    def capture(self, order: Order) -> Capture:
+        """Begin to capture packets; whatever ends the data plane ends it as well."""
+        return self._forwarding_now().capture(self.configuration, order)
+
+    def end_capture(self) -> None:
+        """Capture no more."""
+        if self._forwarding:
+            self._forwarding.end_capture()
 
     def _forwarding_now(self) -> Forwarding:
         if self._forwarding is None:

@@ -25,6 +25,8 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ipbackend.api.app import create_app
+from ipbackend.capture import Order
+from ipbackend.capturing import Capturing
 from ipbackend.changes import Change
 from ipbackend.client import SOCKET
 from ipbackend.configuration import Configuration
@@ -32,7 +34,7 @@ from ipbackend.connections import Target
 from ipbackend.control import Control
 from ipbackend.drains import NO_DELAYS, Claim, Drains
 from ipbackend.edits import Edit
-from ipbackend.errors import DatapathError
+from ipbackend.errors import ConfigurationError, DatapathError, Kind, Problem
 from ipbackend.finding import Finding
 from ipbackend.flows.archive import Reader
 from ipbackend.flows.keeper import Keeper, Standing
@@ -65,6 +67,8 @@ class Service:
         self._control = control
         self._thread = thread
         self._flows = flows
+        self._capture_asked = False
+        self.capturing: Capturing | None = None
 
     @property
     def configuration(self) -> Configuration:
@@ -154,6 +158,32 @@ class Service:
         """As `Control.examine_network`."""
         return await self._in_turn(lambda: self._control.examine_network(number))
 
+    async def capture(self, author: str, order: Order) -> Capturing:
+        """As `Control.capture`, if no other capture runs."""
+        if self._capture_asked:
+            by = f" (by {self.capturing.author})" if self.capturing else ""
+            what = f"capture: another one runs{by}: there is one at a time (wait, or end it by a DELETE)"
+            raise ConfigurationError(Problem(what, Kind.IN_USE))
+        self._capture_asked = True
+        try:
+            self.capturing = Capturing(author, order, await self._in_turn(lambda: self._control.capture(order)))
+        except BaseException:
+            self._capture_asked = False
+            raise
+        log.info("capture by %s begun", author)
+        return self.capturing
+
+    async def end_capture(self, capturing: Capturing) -> None:
+        """As `Control.end_capture`."""
+        if self.capturing is not capturing:
+            return
+        self.capturing = None
+        try:
+            await self._in_turn(self._control.end_capture)
+        finally:
+            self._capture_asked = False
+            log.info("capture by %s ended: %d packets", capturing.author, capturing.packets)
+
     async def _in_turn(self, work: Callable[[], Result]) -> Result:
         """A client that goes away does not stop what it began."""
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work))
@@ -211,9 +241,10 @@ async def _serve(run_directory: Path, store: Path, observe: bool) -> None:
             for number in STOPPING:
                 loop.add_signal_handler(number, stopped.set)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # whoever started us may have blocked them
+            service = Service(control, thread, flows)
             server = Server(
                 uvicorn.Config(
-                    create_app(Service(control, thread, flows)),
+                    create_app(service),
                     http=Protocol,
                     lifespan="off",
                     log_config=None,
@@ -228,6 +259,8 @@ async def _serve(run_directory: Path, store: Path, observe: bool) -> None:
                 _notify("READY=1")
                 await stopped.wait()
                 _notify("STOPPING=1")
+                if service.capturing:
+                    service.capturing.stop()
                 server.should_exit = True
                 for other in others:
                     other.cancel()

@@ -14,10 +14,12 @@ from pathlib import Path
 
 from ipbackend import preparation
 from ipbackend.abi import SweepMode
+from ipbackend.capture import Order
 from ipbackend.configuration import Configuration
 from ipbackend.connections import Target
 from ipbackend.datapath import syscall
-from ipbackend.datapath.loader import ENTRY, Program, pinned_program, unpin
+from ipbackend.datapath.capture import Capture
+from ipbackend.datapath.loader import Loaded, Program, entries, unpin
 from ipbackend.datapath.maps import Maps
 from ipbackend.datapath.tables import Tables
 from ipbackend.departures import Departures
@@ -46,14 +48,15 @@ class Forwarding:
         """Loaded, taken over if there is one already, and not attached yet: no packet notices."""
         self._network = network
         self._run_directory = run_directory
-        self._earlier = pinned_program(run_directory, ENTRY)
+        self._earlier = entries(run_directory)
+        self._capture: Capture | None = None
         self._opened = contextlib.ExitStack()
         started = time.monotonic()
         with contextlib.ExitStack() as opened:
             program = Program(run_directory, gateway.max_connections, gateway.counts_connections)
             self._program = opened.enter_context(contextlib.closing(program))
             self.maps = opened.enter_context(Maps(run_directory))
-            how = "taken over" if self._earlier is not None else "fresh"
+            how = "taken over" if self._earlier else "fresh"
             log.info("data plane loaded in %.1f s, %s", time.monotonic() - started, how)
             self._settle(gateway)
             self._program.set_clock(self.maps)
@@ -66,8 +69,11 @@ class Forwarding:
 
     def close(self) -> None:
         """Let go of it; what is pinned and attached forwards on."""
-        self._opened.close()
-        self._forget_earlier()
+        try:
+            self.end_capture()
+        finally:
+            self._opened.close()
+            self._forget_earlier()
 
     def check(self, configuration: Configuration) -> None:
         """Raise, and change nothing, where this data plane or the kernel cannot be brought to `configuration`."""
@@ -93,6 +99,34 @@ class Forwarding:
         self.reconciler.shares = shares
         self.reconciler.apply(configuration)
 
+    def capture(self, configuration: Configuration, order: Order) -> Capture:
+        """Have the programs show what is ordered, until `end_capture`; where we die, until the next start."""
+        self._capture = Capture(self._program, order)
+        try:
+            self._program.pin_beside(self._capture)
+            self._capture.join(self.maps)
+            self._attach(gateway_of(configuration))
+        except BaseException:
+            self.end_capture()
+            raise
+        return self._capture
+
+    def end_capture(self) -> None:
+        """The programs show nothing any more. NetworkError: somewhere they do, until the next refresh."""
+        capture, self._capture = self._capture, None
+        if capture is None:
+            return
+        capture.ended = True
+        self._earlier.append(capture.entry)
+        number = syscall.program_id(capture.entry)
+        for link in self._network.interfaces().values():
+            if self._program_on(link) == number:
+                self._network.attach(link, self._program.entry, AttachMode.AUTO, capture.entry)
+        self._program.join(self.maps)
+        self._program.unpin_beside()
+        self._earlier.remove(capture.entry)
+        capture.close()
+
     def refresh(self, configuration: Configuration, observe: bool) -> list[str]:
         """Compare everything with `configuration`, and put right what others changed unless `observe`.
 
@@ -100,7 +134,7 @@ class Forwarding:
         """
         drift = self._detached(gateway_of(configuration)) + self.reconciler.drift(configuration)
         if drift and not observe:
-            self._program.join(self.maps)
+            self._current.join(self.maps)
             self._attach(gateway_of(configuration))
             self.reconciler.repair(configuration)
         else:
@@ -197,10 +231,10 @@ class Forwarding:
 
     def _detached(self, gateway: Gateway) -> list[str]:
         """Where our programs are wanted, and are not."""
-        links, ours = self._network.interfaces(), syscall.program_id(self._program.entry)
+        links, ours = self._network.interfaces(), syscall.program_id(self._current.entry)
         wanted = [links[name] for name in gateway.interfaces if name in links]
         return [f"XDP detached from {link.name}" for link in wanted if self._program_on(link) != ours] + [
-            f"program {road.name} missing" for road in self._program.lost(self.maps)
+            f"program {road.name} missing" for road in self._current.lost(self.maps)
         ]
 
     def _program_on(self, link: Interface) -> int | None:
@@ -209,10 +243,8 @@ class Forwarding:
 
     def _attach(self, gateway: Gateway) -> None:
         """Have our program on the gateway's interfaces and no other; what is right stays as it is."""
-        current = syscall.program_id(self._program.entry)
-        known = {current: self._program.entry}
-        if self._earlier is not None:
-            known[syscall.program_id(self._earlier)] = self._earlier
+        current = syscall.program_id(self._current.entry)
+        known = {syscall.program_id(fd): fd for fd in (self._program.entry, self._current.entry, *self._earlier)}
         for link in self._network.interfaces().values():
             there = self._program_on(link)
             if link.name in gateway.interfaces and there != current:
@@ -224,20 +256,23 @@ class Forwarding:
                 log.info("%s: XDP detached", link.name)
 
     def _attached(self, link: Interface, mode: AttachMode, replaced: int | None) -> str:
-        return self._network.attach(link, self._program.entry, mode, replaced)
+        return self._network.attach(link, self._current.entry, mode, replaced)
+
+    @property
+    def _current(self) -> Loaded:
+        """The programs that packets are to go through."""
+        return self._capture or self._program
 
     def _forget_earlier(self) -> None:
-        if self._earlier is not None:
-            os.close(self._earlier)
-            self._earlier = None
+        while self._earlier:
+            os.close(self._earlier.pop())
 
 
 def unload(run_directory: Path, network: Network) -> list[str]:
     """Take program, addresses, routes and maps away; returns what was done, a line each."""
     done = []
     links = {link.index: link for link in network.interfaces().values()}
-    program = pinned_program(run_directory, ENTRY)
-    if program is not None:
+    for program in entries(run_directory):
         for link in links.values():
             present = network.attached(link.index)
             if present and present.program_id == syscall.program_id(program):

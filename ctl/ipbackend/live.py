@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ipbackend.configuration import Configuration
 from ipbackend.drains import NO_DELAYS, Stage, following
@@ -14,6 +14,7 @@ from ipbackend.view import View
 
 _FULLEST = 5  # endpoints that are named
 _LOST = ("REJECT", "DROP")
+Reach = Literal["reachable", "no next hop", "not applied"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,45 @@ class Ending(NamedTuple):
 
     now: dict[str, int]
     later: dict[str, int]
+
+
+class MemberLoad(NamedTuple):
+    """A member as it is now; what it carries is its endpoint's, and None while it is not in the data plane.
+
+    `begun` counts the connections that ever took a slot of it: two of them tell a rate.
+    """
+
+    id: str
+    pool_id: str
+    pool: str
+    member: str
+    protocol: Protocol
+    weight: int
+    state: Reach
+    ceiling: int
+    active: int | None
+    half_open: int | None
+    begun: int | None
+
+
+def members(view: View) -> list[MemberLoad]:
+    """All members, from shared memory: nothing is asked of the kernel, however many there are."""
+    loads = view.maps["load"].memory()
+    found = []
+    for pool in view.configuration.pools.values():
+        for one in pool.members:
+            there = view.endpoint(pool, one)
+            state: Reach = "not applied"
+            counts: tuple[int | None, ...] = (None, None, None)
+            if there:
+                its = loads[there[0]]
+                counts = its.active, its.half_open, its.head
+                state = "reachable" if there[1].ceiling else "no next hop"
+            name, at = pool.name or pool.id, f"{one.address}:{one.port}"
+            found.append(
+                MemberLoad(one.id, pool.id, name, at, pool.protocol, one.weight, state, one.max_connections, *counts)
+            )
+    return found
 
 
 def load(view: View) -> Load:

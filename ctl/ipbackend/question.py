@@ -8,12 +8,12 @@ from typing import NamedTuple
 from ipbackend import frame
 from ipbackend.abi import Role
 from ipbackend.candidates import Candidate
-from ipbackend.connections import Peer, peer
 from ipbackend.datapath.lookup import Lookup
 from ipbackend.errors import ConfigurationError, suggestion
 from ipbackend.explain import Outcome, Step, explain
 from ipbackend.frame import FLAGS, Tuple
 from ipbackend.model import Protocol
+from ipbackend.peer import Peer, peer
 from ipbackend.plan import ListenerKey, gateway_of
 from ipbackend.view import View
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ipbackend.datapath.loader import unpin
-from tests.bench import bed, choosing, control, established, flows, growth, openings, report, upkeep
+from tests.bench import bed, choosing, control, established, flows, growth, openings, report, upkeep, watching
 from tests.bench.driver import Driver
 from tests.bench.rounds import Line
 from tests.netns.lab import private_mounts
@@ -24,6 +24,7 @@ ELSE = {
     "cpus": growth.cpus,
     "upkeep": upkeep.lines,
     "flows": flows.lines,
+    "watching": watching.lines,
 }
 CASES = (*established.CASES, *ELSE, "control")
 LEVELS = (1, 1_000, 100_000, 1_000_000)

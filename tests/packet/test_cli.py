@@ -255,6 +255,54 @@ def test_connections_of_one_member_or_one_client(shell, dataplane):
     assert found(f"--client {CLIENT}:40000 --member {MEMBER}") == {first}
 
 
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ("--client 203.0.113.0/24", {"first", "second", "dns", "elsewhere", "established"}),
+        ("--client 203.0.113.8/31", {"elsewhere", "established"}),
+        ("--client 203.0.113.0/29:40001", {"second"}),
+        (f"--vip {SECOND_VIP}", {"elsewhere"}),
+        ("--port 53", {"dns"}),
+        (f"--port 80 --vip {VIP}", {"first", "second", "established"}),
+        ("--listener web-too", {"elsewhere"}),
+        ("--state ESTABLISHED", {"dns", "established"}),
+        ("--state established --state syn_sent --listener dns", {"dns"}),
+        ("--older-than 100", {"first"}),
+        ("--older-than 1000", set()),
+        (f"--older-than 100 --client {CLIENT}:40001", set()),
+        ("--state CLOSED", {"closed"}),
+    ],
+)
+def test_connections_are_found_by_every_filter(shell, dataplane, options, shown):
+    packets = {
+        "first": SYN,
+        "second": syn(40001),
+        "dns": QUERY,
+        "elsewhere": syn(40000, client=OTHER_CLIENT, vip=SECOND_VIP),
+    }
+    flows = {name: dataplane.open(packet) for name, packet in packets.items()}
+    flows["established"] = dataplane.establish(syn(40009, client="203.0.113.9"))
+    flows["closed"] = dataplane.open(syn(40010, client="203.0.114.9"))
+    dataplane.run(flows["closed"].request(flags="R", seq=1))
+    dataplane.connection(flows["first"]).opened -= dataplane.maps.clock.ticks(500)
+
+    rows = shell.shown(f"connection list {options}")
+
+    found = {(row["client"], row["vip"]) for row in rows}
+    ends = {name: (f"{flow.client}:{flow.client_port}", f"{flow.vip}:{flow.vip_port}") for name, flow in flows.items()}
+    assert {name for name, both in ends.items() if both in found} == shown
+    assert len(rows) == len(shown)
+
+
+def test_a_listener_is_found_by_name_or_id_or_refused(shell, dataplane):
+    dataplane.open()
+    (web,) = (row["id"] for row in shell.shown("listener list") if row["name"] == "web")
+
+    assert len(shell.shown(f"connection list --listener {web}")) == 1
+    refused = shell.call("connection list --listener wep")
+    assert (refused.exit_code, refused.stderr.startswith("Error: listener wep: did you mean web?")) == (1, True)
+
+
 def test_resting_slots_are_shown_only_on_demand(shell, dataplane):
     dataplane.run(dataplane.open().request(flags="R", seq=1))
 

@@ -39,6 +39,7 @@ class Kept:
         self.forwarding = False
         self.health: dict[str, Health] = {}
         self.drains = Drains()
+        self.capturing: Any = None
         self.authors: list[str] = []
         self.refusal: Exception | None = None
         self.flows = Path("/nowhere")

@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ipbackend import __version__
 from ipbackend.api import (
+    capture,
     checks,
     endings,
     errors,
@@ -32,7 +33,7 @@ from ipbackend.api.service import Service
 
 FAMILIES = (
     *(loadbalancers, statuses, listeners, pools, members, healthmonitors, ipgroups, quotas, zones),
-    *(networks, gateway, traffic, flows, revisions, live, checks, endings, explain),
+    *(networks, gateway, traffic, flows, revisions, live, checks, endings, explain, capture),
 )
 
 

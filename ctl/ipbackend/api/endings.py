@@ -5,11 +5,13 @@ from typing import Annotated, Any, Self
 from fastapi import Query
 from pydantic import Field, model_validator
 
-from ipbackend import connections, edits
+from ipbackend import edits
 from ipbackend.api.base import OURS, Answer, Author, Body, Flag, Id, RequestId, Serving, Shown, Text, router
+from ipbackend.connections import Target, Wanted, targets
 from ipbackend.drains import Claim, Drains, Reason
 from ipbackend.errors import NotRunningError
 from ipbackend.model import EndpointKey, Protocol
+from ipbackend.peer import peer, peers
 from ipbackend.view import Draining, View
 
 operations = router(OURS, "endings")
@@ -72,9 +74,9 @@ class DrainsAnswer(Answer):
 
 
 class Kill(Body):
-    """Which connections: of a client, to a member (`ADDRESS` or `ADDRESS:PORT`), by a listener; all that are said.
+    """Which connections: of clients (`ADDRESS[/LENGTH][:PORT]`), to a member (`ADDRESS[:PORT]`), by a listener.
 
-    With `dry_run` they are only counted.
+    All that are said must hold. With `dry_run` they are only counted.
     """
 
     client: Text = ""
@@ -172,10 +174,14 @@ async def list_drains(
 async def kill_connections(service: Serving, request_id: RequestId, project_id: Id, body: KillBody) -> KillAnswer:
     """End open connections: both ends of a TCP connection get a RST."""
     asked = body.kill
-    member, client = (connections.peer(text) if text else None for text in (asked.member, asked.client))
+    wanted = Wanted(
+        client=peers(asked.client) if asked.client else None,
+        member=peer(asked.member) if asked.member else None,
+        listener=asked.listener_id or None,
+    )
 
-    def choose(view: View) -> list[connections.Target]:
-        return list(connections.targets(view, member, client, asked.listener_id))
+    def choose(view: View) -> list[Target]:
+        return list(targets(view, wanted))
 
     count = len(await service.look(choose)) if asked.dry_run else await service.kill(choose)
     return KillAnswer(kill=Killed(connections=count, dry_run=asked.dry_run), request_id=request_id)

@@ -6,7 +6,6 @@ from fastapi import Query
 
 from ipbackend.abi import EventKind
 from ipbackend.api.base import OURS, Answer, Id, RequestId, Serving, Shown, router
-from ipbackend.connections import Peer, peer
 from ipbackend.errors import ConfigurationError, NotRunningError
 from ipbackend.flows import event as events
 from ipbackend.flows.event import Event, ip_raw, port_raw, protocol_raw, time_text
@@ -14,6 +13,7 @@ from ipbackend.flows.keeper import Standing
 from ipbackend.flows.times import interval
 from ipbackend.flows.who import End, Tenant, standing, who
 from ipbackend.model import FlowLog, Protocol
+from ipbackend.peer import Peer, peer
 
 operations = router(OURS, "flows")
 LIMIT_MAX = 100_000  # events in one answer

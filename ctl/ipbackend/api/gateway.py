@@ -1,6 +1,7 @@
 """`/ipbackend/gateway` and `/ipbackend/status`: this machine, of which there is one, and how it is."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Annotated
 
 from pydantic import Field
@@ -23,6 +24,7 @@ from ipbackend.api.base import (
     router,
 )
 from ipbackend.api.service import Service
+from ipbackend.capturing import Capturing
 from ipbackend.codec import to_plain
 from ipbackend.configuration import Configuration
 from ipbackend.errors import ConfigurationError, Kind, Problem
@@ -93,6 +95,16 @@ class GatewayAnswer(Answer):
     gateway: GatewayShown
 
 
+class CaptureShown(Shown):
+    """A capture that runs: for whom, since when, and how many packets it has handed out or left out so far."""
+
+    author: str
+    began_at: str
+    packets: int
+    over_rate: int
+    unread: int
+
+
 class StatusShown(Shown):
     """How it is: `problem` says why not all is as wanted, or not written down, `drift` what others changed."""
 
@@ -102,6 +114,7 @@ class StatusShown(Shown):
     drift: list[str]
     resources: dict[str, int]
     endpoints: int
+    capture: CaptureShown | None
 
 
 class StatusAnswer(Answer):
@@ -119,6 +132,16 @@ def _there(have: Configuration) -> Gateway:
     if have.gateway is None:
         raise ConfigurationError(Problem("gateway: there is none yet (set its interfaces and addresses)", Kind.MISSING))
     return have.gateway
+
+
+def _capture(one: Capturing) -> CaptureShown:
+    return CaptureShown(
+        author=one.author,
+        began_at=datetime.fromtimestamp(one.began, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        packets=one.packets,
+        over_rate=one.source.over_rate,
+        unread=one.source.unread,
+    )
 
 
 @operations.get("/gateway")
@@ -166,5 +189,6 @@ async def show_status(service: Serving, request_id: RequestId, project_id: Id) -
         drift=service.drift,
         resources=counts,
         endpoints=len(have.endpoints),
+        capture=_capture(service.capturing) if service.capturing else None,
     )
     return StatusAnswer(status=status, request_id=request_id)

@@ -6,7 +6,7 @@ from ipbackend.api.revisions import ApplyBody, ChangeShown, shown
 from ipbackend.configuration import Configuration
 from ipbackend.errors import NotRunningError
 from ipbackend.export import to_toml
-from ipbackend.live import Ending, Load
+from ipbackend.live import Ending, Load, MemberLoad
 
 operations = router(OURS, "revisions")
 
@@ -15,6 +15,13 @@ class LiveAnswer(Answer):
     """The envelope; null where nothing forwards."""
 
     live: Load | None
+
+
+class MembersAnswer(Answer):
+    """The envelope; a row for each member, its fields in the order of `columns`."""
+
+    columns: list[str]
+    members: list[MemberLoad]
 
 
 class Plan(Shown):
@@ -51,6 +58,13 @@ async def show_live(service: Serving, request_id: RequestId, project_id: Id) -> 
         return LiveAnswer(live=await service.look(live.load), request_id=request_id)
     except NotRunningError:
         return LiveAnswer(live=None, request_id=request_id)
+
+
+@operations.get("/live/members")
+async def list_live_members(service: Serving, request_id: RequestId, project_id: Id) -> MembersAnswer:
+    """What every member carries now, in as few bytes as it takes: to be asked every second."""
+    found = await service.look(live.members)
+    return MembersAnswer(columns=list(MemberLoad._fields), members=found, request_id=request_id)
 
 
 @operations.post("/plan")

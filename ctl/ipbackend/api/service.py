@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
+from ipbackend.capture import Order
+from ipbackend.capturing import Capturing
 from ipbackend.changes import Change
 from ipbackend.configuration import Configuration
 from ipbackend.connections import Target
@@ -89,3 +91,13 @@ class Service(Protocol):
 
     async def examine_network(self, number: str) -> Sequence[Finding]:
         """Whether the way to a network is prepared."""
+
+    @property
+    def capturing(self) -> Capturing | None:
+        """The capture that runs."""
+
+    async def capture(self, author: str, order: Order) -> Capturing:
+        """Begin a capture. ConfigurationError: another one runs. NotRunningError: nothing forwards."""
+
+    async def end_capture(self, capturing: Capturing) -> None:
+        """End it, if it has not ended yet."""

@@ -4,20 +4,21 @@ All of it is read from the data plane itself, and changes nothing.
 """
 
 from itertools import islice
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import Query
 
 from ipbackend import connections, verdicts
 from ipbackend.api.base import OURS, Answer, AnyOf, Id, QueryFlag, RequestId, Serving, Shown, router
 from ipbackend.datapath import audit
+from ipbackend.live import Reach
 from ipbackend.model import Member, Pool, Protocol
+from ipbackend.peer import address, peer, peers
 from ipbackend.view import View
 
 operations = router(OURS, "traffic")
 LIMIT_MAX = 100_000  # connections in one answer
 ENDINGS = ("opened", "closed", "expired", "removed", "drained", "killed")  # opened = the others + active
-Reach = Literal["reachable", "no next hop", "not applied"]
 
 
 class ConnectionShown(Shown):
@@ -165,25 +166,33 @@ async def list_connections(
     service: Serving,
     request_id: RequestId,
     project_id: Id,
+    state: AnyOf,
     client: str = "",
+    vip: str = "",
+    port: Annotated[int | None, Query(ge=1, le=65_535)] = None,
     member: str = "",
     listener: str = "",
+    older_than: Annotated[float, Query(ge=0)] = 0,
     resting: QueryFlag = False,
     limit: Annotated[int, Query(ge=0, le=LIMIT_MAX)] = 1000,
 ) -> ConnectionsAnswer:
-    """List open connections: of a client, to a member (`ADDRESS` or `ADDRESS:PORT`), by a listener (its id).
+    """List open connections: from clients (`ADDRESS[/LENGTH][:PORT]`), to a VIP, to a port of it,
+    to a member (`ADDRESS[:PORT]`), by a listener (its id), in one of these states, opened so many seconds ago.
 
     With `resting` also closed ones whose slots still answer late packets.
     """
-    peers = [connections.peer(text) if text else None for text in (member, client)]
-    phases = connections.ALL if resting else connections.OPEN
+    wanted = connections.Wanted(
+        connections.phases(state) or (connections.ALL if resting else connections.OPEN),
+        peers(client) if client else None,
+        address(vip) if vip else None,
+        port,
+        peer(member) if member else None,
+        listener or None,
+        older_than,
+    )
 
     def read(view: View) -> tuple[list[ConnectionShown], bool]:
-        found = (
-            one
-            for one in connections.connections(view, phases, *peers)
-            if not listener or (one.listener and one.listener.id == listener)
-        )
+        found = connections.connections(view, wanted)
         rows = [_connection(one) for one in islice(found, limit)]
         return rows, next(found, None) is not None
 

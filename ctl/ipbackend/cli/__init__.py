@@ -12,6 +12,7 @@ from ipbackend.errors import IpbackendError
 COMMANDS = {
     "apply": "ipbackend.cli.apply:apply",
     "audit": "ipbackend.cli.audit:audit",
+    "capture": "ipbackend.cli.capture:capture",
     "check": "ipbackend.cli.check:check",
     "completion": "ipbackend.cli.completion:completion",
     "connection": "ipbackend.cli.connection:connection",
@@ -34,6 +35,7 @@ COMMANDS = {
     "rollback": "ipbackend.cli.history:rollback",
     "run": "ipbackend.cli.run:run",
     "status": "ipbackend.cli.status:status",
+    "top": "ipbackend.cli.top:top",
     "unload": "ipbackend.cli.run:unload",
     "who": "ipbackend.cli.flow:who",
 }

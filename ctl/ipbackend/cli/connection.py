@@ -1,27 +1,38 @@
 """`ipbackend connection`: who talks to whom right now."""
 
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
+from ipbackend.abi import Phase
 from ipbackend.cli import output as out
 from ipbackend.cli import resource
 from ipbackend.cli.resource import LISTENER, completing
 from ipbackend.cli.view import looking
 from ipbackend.client import Client
-from ipbackend.connections import ALL, OPEN, Connection, Peer, connections, peer
-from ipbackend.errors import ConfigurationError
+from ipbackend.configuration import Configuration
+from ipbackend.connections import ALL, OPEN, Connection, Wanted, connections, phases
+from ipbackend.errors import ConfigurationError, suggestion
+from ipbackend.peer import Peer, Peers, address, peer, peers
 
 LIMIT = 1000
-PEER = "ADDRESS[:PORT]"
+STATES = click.Choice([Phase(phase).name for phase in ALL], case_sensitive=False)
+Found = TypeVar("Found")
 
 
-def _peer(_ctx: click.Context, _option: click.Parameter, value: str | None) -> Peer | None:
-    try:
-        return None if value is None else peer(value)
-    except ConfigurationError as error:
-        raise click.BadParameter(str(error)) from None
+def _read(read: Callable[[str], Found]) -> Callable[[click.Context, click.Parameter, str | None], Found | None]:
+    """A callback that reads an option's text."""
+
+    def callback(_ctx: click.Context, _option: click.Parameter, value: str | None) -> Found | None:
+        try:
+            return None if value is None else read(value)
+        except ConfigurationError as error:
+            raise click.BadParameter(str(error)) from None
+
+    return callback
 
 
 @click.group()
@@ -30,8 +41,13 @@ def connection() -> None:
 
 
 @connection.command("list")
-@click.option("--member", metavar=PEER, callback=_peer, help="Only those to this member.")
-@click.option("--client", metavar=PEER, callback=_peer, help="Only those from this client.")
+@click.option("--client", metavar="ADDRESS[/LENGTH][:PORT]", callback=_read(peers), help="From this client, or these.")
+@click.option("--vip", metavar="ADDRESS", callback=_read(address), help="To this VIP.")
+@click.option("--port", type=click.IntRange(1, 65_535), help="To this port of a VIP.")
+@click.option("--member", metavar="ADDRESS[:PORT]", callback=_read(peer), help="To this member.")
+@click.option("--listener", metavar="NAME", help="By this listener; its name or id.")
+@click.option("--state", "states", multiple=True, type=STATES, help="In this state, or one of these.")
+@click.option("--older-than", metavar="SECONDS", type=click.FloatRange(min=0), default=0, help="Opened so long ago.")
 @click.option("--all", "everything", is_flag=True, help="Also closed ones whose slots still rest.")
 @click.option(
     "--limit", type=click.IntRange(min=0), default=LIMIT, show_default=True, help="At most so many; 0 for all."
@@ -39,14 +55,23 @@ def connection() -> None:
 @out.choice
 @click.pass_obj
 def list_(
-    run_directory: Path, member: Peer | None, client: Peer | None, everything: bool, limit: int, output: out.Format
+    run_directory: Path,
+    /,
+    listener: str | None,
+    states: tuple[str, ...],
+    everything: bool,
+    limit: int,
+    output: out.Format,
+    **ends: Any,
 ) -> None:
-    """List open connections: the client's side, the member's side, the state.
+    """List open connections: the client's side, the member's side, the state. Filters add up.
 
-    Example: ipbackend connection list --member 10.0.0.11:8080 --limit 20
+    Example: ipbackend connection list --client 203.0.113.0/24 --member 10.0.0.11:8080 --older-than 3600
     """
+    shown = phases(states) or (ALL if everything else OPEN)
     with looking(run_directory) as view:
-        found = connections(view, ALL if everything else OPEN, member, client)
+        number = find(view.configuration, listener) if listener else None
+        found = connections(view, Wanted(shown, listener=number, **ends))
         rows = [(*one[:-1], one.listener.name if one.listener else None) for one in islice(found, limit or None)]
         more = next(found, None) is not None
         out.show_rows(output, Connection._fields, rows)
@@ -55,14 +80,14 @@ def list_(
 
 
 @connection.command()
-@click.option("--member", metavar=PEER, callback=_peer, help="Those to this member.")
-@click.option("--client", metavar=PEER, callback=_peer, help="Those from this client.")
+@click.option("--member", metavar="ADDRESS[:PORT]", callback=_read(peer), help="Those to this member.")
+@click.option("--client", metavar="ADDRESS[/LENGTH][:PORT]", callback=_read(peers), help="Those from these clients.")
 @click.option("--listener", metavar="NAME|ID", shell_complete=completing(LISTENER), help="Those by this listener.")
 @click.option("--yes", is_flag=True, help="Do not ask, however many they are.")
 @out.choice
 @click.pass_obj
 def kill(
-    run_directory: Path, member: Peer | None, client: Peer | None, listener: str | None, yes: bool, output: out.Format
+    run_directory: Path, member: Peer | None, client: Peers | None, listener: str | None, yes: bool, output: out.Format
 ) -> None:
     """End open connections, those for which all that is said holds; both ends of a TCP connection get a RST.
 
@@ -89,3 +114,17 @@ def kill(
         click.echo("1 connection ended" if killed == 1 else f"{killed:,} connections ended")
     else:
         out.show_data(output, {"connections": killed})
+
+
+def find(configuration: Configuration, given: str) -> str:
+    """The id of the listener with this id or name. ConfigurationError: there is none, or several."""
+    have = configuration.listeners
+    found = [number for number, one in have.items() if given in (number, one.name)]
+    if len(found) == 1:
+        return found[0]
+    what = (
+        f"{len(found)} are called so (write the id of one)"
+        if found
+        else suggestion(given, [one.name or one.id for one in have.values()])
+    )
+    raise ConfigurationError(f"listener {given}: {what}")

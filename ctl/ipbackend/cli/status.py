@@ -47,6 +47,9 @@ def _show(whole: dict[str, Any], gateway: dict[str, Any] | None, live: dict[str,
     else:
         click.echo("gateway      forwards nothing" + ("" if whole["problem"] else ": there is none yet"))
     click.echo(f"revision     {whole['revision']}")
+    if capture := whole["capture"]:
+        counts = f"{capture['packets']:,} packets since {capture['began_at']}, for {capture['author']}"
+        click.echo(f"capture      {counts}")
     for line in [*([whole["problem"]] if whole["problem"] else []), *whole["drift"]]:
         click.secho(f"not as wanted: {line}", fg="red")
     if live:

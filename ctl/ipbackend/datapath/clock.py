@@ -4,7 +4,7 @@ import time
 
 from ipbackend.abi import TICK_SHIFT
 
-_TICKS = 1 << 32  # they wrap
+TICKS = 1 << 32  # they wrap
 _CLOCK_MONOTONIC_COARSE = 6  # linux/time.h; the time module does not name it
 
 
@@ -22,7 +22,7 @@ class Clock:
 
     def now(self) -> int:
         """The current tick, give or take one."""
-        return self.ticks((time.monotonic_ns() - self._epoch) / 1e9) % _TICKS
+        return self.ticks((time.monotonic_ns() - self._epoch) / 1e9) % TICKS
 
     def ticks(self, seconds: float) -> int:
         """So many seconds as ticks."""
@@ -30,8 +30,8 @@ class Clock:
 
     def seconds_since(self, tick: int) -> float:
         """How long ago a tick of the past was."""
-        since = (self.now() - tick) % _TICKS
-        return (since if since < _TICKS - 2 else 0) * (1 << TICK_SHIFT) / self._hz
+        since = (self.now() - tick) % TICKS
+        return (since if since < TICKS - 2 else 0) * (1 << TICK_SHIFT) / self._hz
 
 
 def epoch_of(tick: int, at: int, hz: int) -> int:

@@ -61,12 +61,17 @@ class Layouts:
 
     def types(self, name: str) -> tuple[Type, Type]:
         """A map's key and value; for a map of maps, the key and the inner maps' value."""
-        return self._decoded(self._maps[name]["key"]), self._decoded(self._maps[name]["leaf"])
+        return _decoded(self._maps[name]["key"]), _decoded(self._maps[name]["leaf"])
 
-    @staticmethod
-    def _decoded(description: Any) -> Type:
-        kind = BPF._decode_table_type(description)
-        return type(kind.__name__, (Struct, kind), {}) if issubclass(kind, ctypes.Structure) else kind
+
+def leaf_of(program: BPF, name: bytes) -> Type:
+    """The values of one of a compiled program's maps."""
+    return _decoded(json.loads(lib.bpf_table_leaf_desc(program.module, name)))
+
+
+def _decoded(description: Any) -> Type:
+    kind = BPF._decode_table_type(description)
+    return type(kind.__name__, (Struct, kind), {}) if issubclass(kind, ctypes.Structure) else kind
 
 
 class Struct:

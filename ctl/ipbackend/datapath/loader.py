@@ -4,6 +4,7 @@ import ctypes
 import os
 import tempfile
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,12 +23,37 @@ from ipbackend.sizing import flow_index_buckets, gateway_slots, sources
 ENTRY, SWEEP = "ipbackend", "ipbackend_sweep"
 ROADS = {road: f"{ENTRY}_{road.name.lower()}" for road in Road}
 KINDS = {ENTRY: BPF.XDP, SWEEP: BPF.SCHED_CLS} | dict.fromkeys(ROADS.values(), BPF.XDP)
+FIRST = "ipbackend.c"  # includes all others
+BESIDE = "ipbackend_beside"  # the pin of an entry that is attached in place of the first for a while
 PROGRAMS = "programs"  # the folder of their pins, beside the maps'
 _BPFFS_MAGIC = 0xCAFE4A11
 _LOG_LINES = 20  # of what the verifier says, the last ones
 
 
-class Program:
+class Loaded:
+    """Programs in the kernel that packets go through, from the entry on: descriptors by name."""
+
+    def __init__(self, fds: dict[str, int]) -> None:
+        self._fds = fds
+        self.entry = fds[ENTRY]
+
+    def join(self, maps: Maps) -> None:
+        """Have the entry program, this one or one that is attached, hand packets on to these roads."""
+        for road, name in ROADS.items():
+            maps["roads"].set(int(road), self._fds[name])
+
+    def lost(self, maps: Maps) -> list[Road]:
+        """The roads that packets are not handed on to, or not to ours."""
+        ids = {road: syscall.program_id(self._fds[name]) for road, name in ROADS.items()}
+        return [road for road, number in ids.items() if maps["roads"].get(int(road)) != number]
+
+    def close(self) -> None:
+        """Let go of all descriptors; what is pinned or attached stays."""
+        for fd in self._fds.values():
+            os.close(fd)
+
+
+class Program(Loaded):
     """The data plane's programs, loaded and pinned under `run_directory`; maps that are pinned there stay."""
 
     def __init__(self, run_directory: Path, connections: int, counted: bool = False) -> None:
@@ -41,7 +67,7 @@ class Program:
         _mount_bpffs(self._pins)
         layout = fingerprint((self._source / "abi.h").read_text() + (self._source / "maps.h").read_text())
         self._refuse_other_maps(run_directory, layout, buckets)
-        self._text = expand(self._source / "ipbackend.c")
+        self._text = expand(self._source / FIRST)
         counted_slots = gateway_slots(connections) if counted else 1
         self._macros = {
             "__LINUX_BPF_H__": "",  # BCC has its own copy of bpf.h: the only one
@@ -54,10 +80,9 @@ class Program:
         }
         _let_go_of_counts(self._pins, counted_slots)
         made_of = fingerprint(f"{self._text} {self._macros}")
-        self._fds = self._pinned() if made_of == _made_of(run_directory) else {}
-        if not self._fds:
-            self._fds = self._load(run_directory, layout, made_of)
-        self.entry, self.sweep = self._fds[ENTRY], self._fds[SWEEP]
+        fds = self._pinned() if made_of == _made_of(run_directory) else {}
+        super().__init__(fds or self._load(run_directory, layout, made_of))
+        self.sweep = self._fds[SWEEP]
 
     def set_clock(self, maps: Maps) -> None:
         """Write down which tick it is now, for whoever reads what was seen when."""
@@ -66,30 +91,33 @@ class Program:
         settings = maps["gateway"].memory()[0]
         settings.hz, settings.epoch = hz, epoch_of(SWEEP_ORDERS.unpack(swept)[6], at, hz)
 
-    def join(self, maps: Maps) -> None:
-        """Have the entry program, this one or one that is attached, hand packets on to these roads."""
-        for road, name in ROADS.items():
-            maps["roads"].set(int(road), self._fds[name])
-
-    def lost(self, maps: Maps) -> list[Road]:
-        """The roads that packets are not handed on to, or not to ours."""
-        ids = {road: syscall.program_id(self._fds[name]) for road, name in ROADS.items()}
-        return [road for road, number in ids.items() if maps["roads"].get(int(road)) != number]
+    def variant(self, instead: Mapping[str, str]) -> BPF:
+        """The same, compiled on the same maps, with other files in place of some. DatapathError: it cannot be."""
+        if expand(self._source / FIRST) != self._text:
+            raise DatapathError(f"{self._source}: changed since it was loaded (restart the daemon first)")
+        return _compiled(self._source, expand(self._source / FIRST, instead), self._macros)
 
     def pin(self) -> None:
         """Keep the programs under their names, in place of those of an earlier run."""
+        for name, fd in self._fds.items():
+            self._pin(name, fd)
+        self.unpin_beside()
+
+    def pin_beside(self, other: Loaded) -> None:
+        """Have later runs know other programs' entry as ours; they replace it by their own."""
+        self._pin(BESIDE, other.entry)
+
+    def unpin_beside(self) -> None:
+        """It is not attached any more."""
+        (self._pins / PROGRAMS / BESIDE).unlink(missing_ok=True)
+
+    def _pin(self, name: str, fd: int) -> None:
         folder = self._pins / PROGRAMS
         folder.mkdir(exist_ok=True)
-        for name, fd in self._fds.items():
-            fresh = folder / f"{name}_next"
-            fresh.unlink(missing_ok=True)
-            syscall.pin(fd, str(fresh))
-            fresh.rename(folder / name)
-
-    def close(self) -> None:
-        """Let go of all descriptors; what is pinned or attached stays."""
-        for fd in self._fds.values():
-            os.close(fd)
+        fresh = folder / f"{name}_next"
+        fresh.unlink(missing_ok=True)
+        syscall.pin(fd, str(fresh))
+        fresh.rename(folder / name)
 
     def _pinned(self) -> dict[str, int]:
         """The programs of an earlier run, all of them or none."""
@@ -104,15 +132,14 @@ class Program:
         return fds
 
     def _load(self, run_directory: Path, layout: int, made_of: int) -> dict[str, int]:
-        """Compile and load them, side by side: the kernel goes through each on the CPU that asks it to."""
-        compiled = self._compile()
+        """Compile and load them."""
+        compiled = _compiled(self._source, self._text, self._macros)
         temporary = run_directory / f"{FILE}.tmp"
         temporary.write_text(describe(compiled, _pinned_maps(self._pins), layout, made_of))
         temporary.rename(run_directory / FILE)
-        with ThreadPoolExecutor() as pool:
-            loading = {name: pool.submit(load, compiled, name, kind) for name, kind in KINDS.items()}
+        fds = load_all(compiled, KINDS)
         compiled.cleanup()
-        return {name: one.result() for name, one in loading.items()}
+        return fds
 
     def _refuse_other_maps(self, run_directory: Path, number: int, buckets: int) -> None:
         index = self._pins / "flow_index"
@@ -129,19 +156,23 @@ class Program:
                 f"{index}: loaded for another gateway.max_connections, {have} buckets instead of {buckets} ({remedy})"
             )
 
-    def _compile(self) -> BPF:
-        with tempfile.TemporaryDirectory(prefix="ipbackend-") as headers:
-            os.environ["BCC_KERNEL_SOURCE"] = str(make_header_tree(Path(headers)))
-            try:
-                return BPF(
-                    text=self._text.encode(), cflags=[f"-D{name}={value}" for name, value in self._macros.items()]
-                )
-            except Exception as error:  # BCC raises nothing more specific
-                raise DatapathError(
-                    f"{self._source}: BCC does not compile it: {error} (its messages are above)"
-                ) from error
-            finally:
-                del os.environ["BCC_KERNEL_SOURCE"]
+
+def _compiled(source: Path, text: str, macros: Mapping[str, object]) -> BPF:
+    with tempfile.TemporaryDirectory(prefix="ipbackend-") as headers:
+        os.environ["BCC_KERNEL_SOURCE"] = str(make_header_tree(Path(headers)))
+        try:
+            return BPF(text=text.encode(), cflags=[f"-D{name}={value}" for name, value in macros.items()])
+        except Exception as error:  # BCC raises nothing more specific
+            raise DatapathError(f"{source}: BCC does not compile it: {error} (its messages are above)") from error
+        finally:
+            del os.environ["BCC_KERNEL_SOURCE"]
+
+
+def load_all(compiled: BPF, kinds: Mapping[str, int]) -> dict[str, int]:
+    """Descriptors of these programs, loaded side by side: the kernel goes through each on the CPU that asks it to."""
+    with ThreadPoolExecutor() as pool:
+        loading = {name: pool.submit(load, compiled, name, kind) for name, kind in kinds.items()}
+    return {name: one.result() for name, one in loading.items()}
 
 
 def load(compiled: BPF, name: str, kind: int) -> int:
@@ -169,6 +200,12 @@ def pinned_program(run_directory: Path, name: str) -> int | None:
         return syscall.open_pin(str(run_directory / PINS / PROGRAMS / name))
     except FileNotFoundError:
         return None
+
+
+def entries(run_directory: Path) -> list[int]:
+    """Descriptors of the entry programs that an earlier run may have left attached."""
+    found = (pinned_program(run_directory, name) for name in (ENTRY, BESIDE))
+    return [fd for fd in found if fd is not None]
 
 
 def unpin(run_directory: Path) -> list[str]:

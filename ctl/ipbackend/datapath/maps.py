@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from ipbackend.datapath import syscall
 from ipbackend.datapath.clock import Clock
@@ -18,6 +18,7 @@ from ipbackend.errors import NotRunningError
 
 PINS = "bpf"
 _CLEARED = 1  # entries of the inner map that stands for none: every other has more
+_CODES: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}  # of unsigned numbers, by their size
 _PER_CPU_ARRAY, _PROG_ARRAY, _ARRAY_OF_MAPS = 6, 3, 12
 
 
@@ -66,6 +67,11 @@ class Memory:
     def column(self, field: str) -> memoryview:
         """One byte a row: the lowest byte of a field, for scanning many rows at once."""
         return self.bytes[getattr(self._kind, field).offset :: self.step]
+
+    def values(self, field: str) -> memoryview:
+        """A field of every row; its size is a power of two, and it lies at a multiple of it."""
+        its = getattr(self._kind, field)
+        return self.bytes.cast(_CODES[its.size])[its.offset // its.size :: self.step // its.size]
 
 
 class Map:

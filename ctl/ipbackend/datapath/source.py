@@ -4,6 +4,7 @@ BCC rewrites map calls only in the text it is handed, not in files that text inc
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from ipbackend.errors import DatapathError
@@ -20,8 +21,12 @@ def bpf_directory() -> Path:
     raise DatapathError(f"{package}: the data plane's C files are not installed (reinstall ipbackend)")
 
 
-def expand(path: Path, seen: set[Path] | None = None) -> str:
-    """The text of `path` with every `#include "..."` replaced by that file's text, each file once."""
+def expand(path: Path, instead: Mapping[str, str] | None = None, seen: set[Path] | None = None) -> str:
+    """The text of `path` with every `#include "..."` replaced by that file's text, each file once.
+
+    `instead` names files that take the place of others.
+    """
+    instead = {} if instead is None else instead
     seen = set() if seen is None else seen
     seen.add(path)
     lines = [f'#line 1 "{path.name}"']
@@ -30,8 +35,8 @@ def expand(path: Path, seen: set[Path] | None = None) -> str:
         if not include:
             lines.append(line)
             continue
-        included = path.parent / include[1]
+        included = path.parent / instead.get(include[1], include[1])
         if included not in seen:
-            lines.append(expand(included, seen))
+            lines.append(expand(included, instead, seen))
         lines.append(f'#line {number + 1} "{path.name}"')
     return "\n".join(lines)

@@ -1,0 +1,105 @@
+"""The programs once more, such that they show packets as they come and as they leave. They cost only while they run.
+
+They stand in for the others on the same maps: connections notice nothing. What shows them is bpf/capture.h.
+"""
+
+import os
+import socket
+import struct
+from typing import Any
+
+from bcc import BPF, lib
+
+from ipbackend.capture import Captured, Order
+from ipbackend.datapath import syscall
+from ipbackend.datapath.layout import leaf_of
+from ipbackend.datapath.loader import ENTRY, ROADS, Loaded, Program, load_all
+from ipbackend.datapath.maps import Memory
+from ipbackend.datapath.packet_ring import Ring
+from ipbackend.datapath.tables import ip_to_map
+
+LEAVING = f"{ENTRY}_capture"
+KINDS = dict.fromkeys((ENTRY, *ROADS.values(), LEAVING), BPF.XDP)
+_INSTEAD = {"quiet.h": "capture.h"}
+_HEADER = struct.Struct("Q8I")  # struct captured
+_SECOND = 10**9
+_BURST = _SECOND // 10  # packets of so many nanoseconds may come at once
+
+
+class Capture(Loaded):
+    """A data plane's programs that look for what is ordered; `ended` once they are closed, or to be."""
+
+    def __init__(self, program: Program, order: Order) -> None:
+        """Loaded, on the maps of `program`, and not joined or attached. DatapathError: they cannot be."""
+        compiled = program.variant(_INSTEAD)
+        try:
+            super().__init__(load_all(compiled, KINDS))
+            self._order = _memory(compiled, b"capture_orders")
+            self._tally = _memory(compiled, b"capture_tallies")[0]
+            ring = lib.bpf_table_fd(compiled.module, b"capture_ring")
+            self._ring = Ring(ring, syscall.map_info(ring).max_entries)
+            road = lib.bpf_table_fd(compiled.module, b"capture_road")
+            syscall.update(road, bytes(4), struct.pack("I", self._fds[LEAVING]))
+            self._road = os.dup(road)  # programs leave such a map when nobody holds it any more
+        finally:
+            compiled.cleanup()
+        self.ended = False
+        self.look_for(order)
+
+    def look_for(self, order: Order) -> None:
+        """Show this from here on, and no more what was ordered before."""
+        self._order.write(0, bytes(_order(self._order[0], order)))
+
+    @property
+    def over_rate(self) -> int:
+        """Packets that came faster than ordered, and were left out."""
+        count: int = self._tally.over_rate
+        return count
+
+    @property
+    def unread(self) -> int:
+        """Packets that there was no room for, as they were not read in time."""
+        count: int = self._tally.lost
+        return count
+
+    def read(self, most: int) -> list[Captured]:
+        """The next packets, at most so many, by any one thread; also after the end."""
+        return [_captured(record) for record in self._ring.read(most)]
+
+    def close(self) -> None:
+        """Let go of the programs; what they had seen can still be read."""
+        self.ended = True
+        os.close(self._road)
+        super().close()
+
+
+def _memory(compiled: BPF, name: bytes) -> Memory:
+    """A map of the capture's own, of one row."""
+    return Memory.of(lib.bpf_table_fd(compiled.module, name), leaf_of(compiled, name), 1)
+
+
+def _order(row: Any, order: Order) -> Any:
+    return type(row)(
+        verdicts=sum(1 << verdict for verdict in order.verdicts),
+        interval=_SECOND // order.rate,
+        burst=max(_BURST, _SECOND // order.rate),
+        client=ip_to_map(order.client.network_address),
+        client_mask=ip_to_map(order.client.netmask),
+        vip=ip_to_map(order.vip) if order.vip else 0,
+        member=ip_to_map(order.member.address) if order.member else 0,
+        vip_port=socket.htons(order.port or 0),
+        member_port=socket.htons((order.member and order.member.port) or 0),
+        most=order.snaplen,
+    )
+
+
+def _captured(record: bytes) -> Captured:
+    at, verdict, action, came_by, left_by, came_length, came_kept, left_length, left_kept = _HEADER.unpack_from(record)
+    behind = _HEADER.size + came_kept
+    return Captured(
+        at,
+        verdict,
+        action,
+        (came_by, came_length, record[_HEADER.size : behind]),
+        (left_by, left_length, record[behind : behind + left_kept]) if left_length else None,
+    )
