@@ -101,7 +101,7 @@ static __always_inline void note_ip(struct packet *pkt, struct iphdr *ip)
 	pkt->tuple.saddr = ip->saddr;
 	pkt->tuple.daddr = ip->daddr;
 	pkt->tuple.protocol = ip->protocol;
-	pkt->length = bpf_ntohs(ip->tot_len);
+	pkt->length = bounded(bpf_ntohs(ip->tot_len));
 	pkt->id = ip->id;
 }
 

@@ -23,4 +23,14 @@ static __always_inline bool passed(__u32 i, __u32 end)
 	return i >= end;
 }
 
+/*
+ * The same length, of at most sixteen bits. Not every kernel's verifier knows that no more are left of a number
+ * whose bytes were swapped, and the compiler, which knows it, would leave the mask out.
+ */
+static __always_inline __u32 bounded(__u32 length)
+{
+	asm volatile("%0 &= 0xffff" : "+r"(length));
+	return length;
+}
+
 #endif
