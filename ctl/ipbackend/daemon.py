@@ -221,6 +221,7 @@ async def _keep(control: Control, thread: ThreadPoolExecutor) -> None:
                     took = await loop.run_in_executor(thread, _timed, work)
                     rested[name] = loop.time() + SHARE * took
                     due[name] = max(loop.time() + pause, rested[name])
+            _notify("WATCHDOG=1")  # loop and thread both live
     finally:
         loop.remove_reader(control.network.fileno())
 
