@@ -4,18 +4,23 @@ TOOLS := build/bench/tools
 BIN := $(VENV)/bin
 PACKAGES := python3-bpfcc python3-venv linux-libc-dev nftables
 .DEFAULT_GOAL := help
-.PHONY: help setup test fuzz bench bench-packet bench-gateway bench-flow-log lint demo lab life picture clean
+.PHONY: help setup test fuzz bench bench-packet bench-gateway bench-flow-log lint demo lab life picture install \
+	uninstall deb vm-test clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+define install-missing
+missing=$$(for p in $(1); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q ' installed' || echo $$p; done); \
+if [ -n "$$missing" ]; then \
+	echo "setup: installing" $$missing; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null \
+		|| { echo "setup: could not install them (run as root: sudo make setup)" >&2; exit 1; }; \
+fi
+endef
+
 setup: ## Install what is missing: distribution packages (as root) and the Python environment
-	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q ' installed' || echo $$p; done); \
-	if [ -n "$$missing" ]; then \
-		echo "setup: installing" $$missing; \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null \
-			|| { echo "setup: could not install them (run as root: sudo make setup)" >&2; exit 1; }; \
-	fi
+	@$(call install-missing,$(PACKAGES))
 	@$(MAKE) -s $(VENV)/.made
 
 # BCC is the distribution's, built for its own Python: hence /usr/bin/python3 and the system's packages.
@@ -71,6 +76,31 @@ life: setup ## Write docs/life.md anew: a gateway's life in commands; wants root
 
 picture: setup ## Draw docs/top.svg anew: `ipbackend top` while clients come and go; wants root
 	@$(BIN)/python -m tests.netns.picture docs/top.svg
+
+install: ## Install on this machine: /opt/ipbackend, the command, a systemd unit; as root
+	@ctl/packaging/install.sh
+
+uninstall: ## Take that away again, and unload the data plane; what is wanted stays
+	@ctl/packaging/uninstall.sh
+
+DEB := build/deb
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+deb: ## Build a Debian package for this machine's distribution, in build/deb
+	@rm -rf $(DEB) && mkdir -p $(DEB)/ipbackend
+	@cp -r pyproject.toml README.md LICENSE bpf ctl $(DEB)/ipbackend/
+	@cp -r ctl/packaging/debian $(DEB)/ipbackend/debian
+	@printf 'ipbackend (%s~%s) unstable; urgency=medium\n\n  * Version %s.\n\n -- %s  %s\n' $(VERSION) \
+		"$$(. /etc/os-release && echo $$ID$$VERSION_ID)" $(VERSION) "ipbackend authors <ipbackend@localhost>" \
+		"$$(date -R -d @$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)})" > $(DEB)/ipbackend/debian/changelog
+	@cd $(DEB)/ipbackend && dpkg-buildpackage -b -us -uc
+	@ls $(DEB)/*.deb
+
+KERNEL ?= 6.1
+VM_PACKAGES := qemu-system-x86 qemu-utils mmdebstrap debhelper dpkg-dev
+vm-test: setup ## A gateway as a virtual machine, and the tests on another kernel: KERNEL=6.1, 6.12 or trixie; as root
+	@$(call install-missing,$(VM_PACKAGES))
+	@mkdir -p build/vm
+	@VM_KERNEL=$(KERNEL) $(BIN)/python -m pytest tests/vm -s $(ARGS)
 
 clean: ## Remove what was made here
 	rm -rf $(VENV) build

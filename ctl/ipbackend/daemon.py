@@ -299,6 +299,7 @@ async def _keep(control: Control, thread: ThreadPoolExecutor) -> None:
                     rested[name] = loop.time() + share * took
                     due[name] = max(loop.time() + pause, rested[name])
             due["tell"] = min(due["tell"], rested["tell"]) if control.telling else math.inf
+            _notify("WATCHDOG=1")  # loop and thread both live
     finally:
         loop.remove_reader(control.network.fileno())
 
