@@ -55,7 +55,7 @@ def constant(file: str, name: str) -> int:
         ("open.h", "SLOT_TRIES", explain.SLOT_TRIES),
         ("slots.h", "RING_TRIES", explain.RING_TRIES),
         ("icmp.h", "CHECKED_ICMP", frame.CHECKED),
-        ("reject.h", "ERROR_BURST", lookup.ERROR_BURST),
+        ("clock.h", "BURST", lookup.BURST),
         ("abi.h", "FRAGMENT_LIFE", lookup.FRAGMENT_LIFE),
     ],
 )

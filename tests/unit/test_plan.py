@@ -304,18 +304,16 @@ def random_configuration(random: Random) -> Configuration:
     """With listeners for whoever is in some groups, or is not."""
     wanted = random_resources(random)
     groups = {
-        name: IpGroup(name, tuple(Entry(IPv4Network(f"192.0.{random.randint(0, 5)}.0/24")) for _ in range(2)), id=name)
+        name: IpGroup(
+            name, tuple(Entry(IPv4Network(f"192.0.{byte}.0/24")) for byte in random.sample(range(6), 2)), id=name
+        )
         for name in "abc"
     }
-    listeners = {
-        one.id: replace(
-            one,
-            access=random.choice([*Access]),
-            ip_groups=tuple(random.sample("abc", random.randint(0, 2))),
-            access_enabled=random.random() < 0.8,
-        )
-        for one in wanted.listeners.values()
-    }
+    listeners = {}
+    for one in wanted.listeners.values():
+        some = tuple(random.sample("abc", random.randint(0, 2)))
+        about = {"access": random.choice([*Access]), "access_enabled": random.random() < 0.8} if some else {}
+        listeners[one.id] = replace(one, ip_groups=some, **about)
     return replace(wanted, listeners=listeners, ip_groups=groups)
 
 

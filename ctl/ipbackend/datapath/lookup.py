@@ -19,7 +19,7 @@ from ipbackend.reader import Bucket, Connection, Datagram, Endpoint, ListenerLoa
 _READ_ONLY = -1  # in place of the sweep program
 _LIST_BITS = 32  # of an access list's key, before the address
 _COARSE_CLOCK = 6  # CLOCK_MONOTONIC_COARSE, which the program asks
-ERROR_BURST = 10**9  # nanoseconds' worth of errors: as in reject.h, held equal by a test
+BURST = 10**9  # nanoseconds' worth of errors that may come at once: as in clock.h, held equal by a test
 FRAGMENT_LIFE = 30  # seconds
 
 
@@ -157,7 +157,7 @@ class Lookup:
         at = time.clock_gettime_ns(_COARSE_CLOCK)
         rows = self._maps["answers"].get(0)
         online = os.sched_getaffinity(0)
-        return {max(row.next_error - at, 0) < ERROR_BURST for cpu, row in enumerate(rows) if cpu in online}
+        return {max(row.next_error - at, 0) < BURST for cpu, row in enumerate(rows) if cpu in online}
 
     def _number(self, directory: str, address: IPv4Address, port: int, protocol: int) -> int:
         udp = protocol == socket.IPPROTO_UDP
