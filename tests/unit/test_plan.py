@@ -430,15 +430,15 @@ def test_other_shares_touch_only_their_pools() -> None:
 
 
 def test_what_a_pool_says_goes_with_its_schedule() -> None:
-    wanted = with_weights(Algorithm.SOURCE_IP, m13=2, m12=0, m11=1)
+    (pool,) = planned(with_weights(Algorithm.SOURCE_IP, m13=2, m12=0, m11=1)).pools.values()
+    assert isinstance(pool, Pool)
+    assert (pool.algorithm, pool.persistence, len(pool.schedule)) == (Algorithm.SOURCE_IP, 0, 65_537)
+    assert list(pool.members) == sorted(pool.members)
+
+    wanted = with_weights(m13=2, m12=0, m11=1)
     pools = {one.id: replace(one, persistence=5) for one in wanted.pools.values()}
     (pool,) = planned(replace(wanted, pools=pools)).pools.values()
-
-    assert pool.algorithm is Algorithm.SOURCE_IP
-    assert pool.persistence == 300
-    assert len(pool.schedule) == 65_537
-    assert list(pool.members) == sorted(pool.members)
-    assert isinstance(pool, Pool)
+    assert (pool.algorithm, pool.persistence, len(pool.schedule)) == (Algorithm.ROUND_ROBIN, 300, 3)
 
 
 # Access lists
