@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 from ipbackend.configuration import Configuration
 from ipbackend.drains import NO_DELAYS, Stage, following
+from ipbackend.health.states import Status
 from ipbackend.model import Listener, Member, Pool, Protocol
 from ipbackend.plan import ListenerKey
 from ipbackend.verdicts import counts
@@ -14,7 +15,13 @@ from ipbackend.view import View
 
 _FULLEST = 5  # endpoints that are named
 _LOST = ("REJECT", "DROP")
+_CONDITIONS: dict[Status, "Condition"] = {
+    Status.ONLINE: "online",
+    Status.OFFLINE: "offline",
+    Status.INITIAL: "initial",
+}
 Reach = Literal["reachable", "no next hop", "not applied"]
+Condition = Reach | Literal["online", "offline", "initial"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,8 @@ class Ending(NamedTuple):
 class MemberLoad(NamedTuple):
     """A member as it is now; what it carries is its endpoint's, and None while it is not in the data plane.
 
-    `begun` counts the connections that ever took a slot of it: two of them tell a rate.
+    `state` is what a health monitor found, if one asks and the next hop is known. `begun` counts the connections that
+    ever took a slot of it: two of them tell a rate.
     """
 
     id: str
@@ -81,7 +89,7 @@ class MemberLoad(NamedTuple):
     member: str
     protocol: Protocol
     weight: int
-    state: Reach
+    state: Condition
     ceiling: int
     active: int | None
     half_open: int | None
@@ -95,12 +103,14 @@ def members(view: View) -> list[MemberLoad]:
     for pool in view.configuration.pools.values():
         for one in pool.members:
             there = view.endpoint(pool, one)
-            state: Reach = "not applied"
+            state: Condition = "not applied"
             counts: tuple[int | None, ...] = (None, None, None)
             if there:
                 its = loads[there[0]]
                 counts = its.active, its.half_open, its.head
-                state = "reachable" if there[1].ceiling else "no next hop"
+                health = view.health.get(one.id)
+                state = _CONDITIONS[health.status] if health else "reachable"
+                state = state if there[1].ceiling else "no next hop"
             name, at = pool.name or pool.id, f"{one.address}:{one.port}"
             found.append(
                 MemberLoad(one.id, pool.id, name, at, pool.protocol, one.weight, state, one.max_connections, *counts)

@@ -28,7 +28,15 @@ WIDTH = 80  # characters of a terminal on which everything fits
 POOL, SPARK = 9, 7  # characters for a pool's name and a trend there; both grow with the terminal
 BAR = 8  # characters
 SPARKS = "▁▂▃▄▅▆▇█"
-STATES = {"reachable": "ok", "no next hop": "no hop", "not applied": "pending"}
+STATES = {
+    "reachable": "ok",
+    "no next hop": "no hop",
+    "not applied": "pending",
+    "online": "up",
+    "offline": "down",
+    "initial": "asked",
+}
+GOOD = ("reachable", "online")
 FULL, NEARLY = 0.95, 0.8  # shares of a ceiling that are shown in red and yellow
 KEY = re.compile(r"\x1b(?:\[[0-9;]*[A-Za-z~]|O[A-Z])?|.", re.DOTALL)  # what a terminal sends for one
 KEYS = {
@@ -105,7 +113,7 @@ def screen(board: Board, width: int, height: int) -> RenderableType:
 
 def _cells(line: Line, spark: int) -> list[Text | str]:
     color = "red" if line.full >= FULL else "yellow" if line.full >= NEARLY else "green"
-    health = "green" if line.state == "reachable" else "red"
+    health = "green" if line.state in GOOD else "red"
     return [
         line.member,
         line.pool,
