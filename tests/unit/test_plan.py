@@ -303,17 +303,18 @@ def random_configuration(random: Random) -> Configuration:
     """With listeners for whoever is in some groups, or is not."""
     wanted = random_resources(random)
     groups = {
-        name: IpGroup(name, tuple(Entry(IPv4Network(f"192.0.{random.randint(0, 5)}.0/24")) for _ in range(2)), id=name)
+        name: IpGroup(name, tuple(Entry(IPv4Network(f"192.0.{n}.0/24")) for n in random.sample(range(6), 2)), id=name)
         for name in "abc"
     }
     listeners = {
         one.id: replace(
             one,
-            access=random.choice([*Access]),
-            ip_groups=tuple(random.sample("abc", random.randint(0, 2))),
-            access_enabled=random.random() < 0.8,
+            access=random.choice([*Access]) if names else Access.ALLOW,
+            ip_groups=names,
+            access_enabled=not names or random.random() < 0.8,
         )
         for one in wanted.listeners.values()
+        for names in [tuple(random.sample("abc", random.randint(0, 2)))]
     }
     return replace(wanted, listeners=listeners, ip_groups=groups)
 
@@ -431,13 +432,14 @@ def test_other_shares_touch_only_their_pools() -> None:
 
 
 def test_what_a_pool_says_goes_with_its_schedule() -> None:
-    wanted = with_weights(Algorithm.SOURCE_IP, m13=2, m12=0, m11=1)
+    wanted = with_weights(Algorithm.LEAST_CONNECTIONS, m13=2, m12=0, m11=1)
     pools = {one.id: replace(one, persistence=5) for one in wanted.pools.values()}
     (pool,) = planned(replace(wanted, pools=pools)).pools.values()
+    (by_source,) = planned(with_weights(Algorithm.SOURCE_IP, m13=2, m12=0, m11=1)).pools.values()
 
-    assert pool.algorithm is Algorithm.SOURCE_IP
+    assert (pool.algorithm, by_source.algorithm) == (Algorithm.LEAST_CONNECTIONS, Algorithm.SOURCE_IP)
     assert pool.persistence == 300
-    assert len(pool.schedule) == 65_537
+    assert len(by_source.schedule) == 65_537
     assert list(pool.members) == sorted(pool.members)
     assert isinstance(pool, Pool)
 
