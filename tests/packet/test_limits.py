@@ -167,7 +167,8 @@ def test_the_bucket_is_as_the_algorithm_says(unconfigured, rate):
     """Whatever is due: up to the last token, and none behind it, where a second is no whole number of intervals too."""
     unconfigured.configure(demanding(POOL, cps=rate))
     load, random = listener_load(unconfigured), Random(rate)
-    at, seen, checked = kernel_time(unconfigured), time.monotonic(), 0
+    seen = time.monotonic()
+    at, checked = kernel_time(unconfigured), 0
     interval, depth = interval_at(unconfigured), (rate - 1) * interval_at(unconfigured)
     for number in range(100):
         ahead = random.choice([-3 * RATE_SECOND, 0, depth // 3, depth, depth + RATE_SECOND // 2, 2 * RATE_SECOND])
