@@ -36,7 +36,7 @@ def checkup(
     ours = _loaded(run_directory, here)
     tables = tables_memory(gateway.max_connections) if gateway and ours is None else None
     yield from doctor.of_host(here, tables)
-    if load and here.bcc:
+    if load and here.bcc and not here.lacking:
         yield _rehearsal()
     chosen = interfaces or (gateway.interfaces if gateway else _ethernet(found))
     mode = gateway.attach_mode if gateway else AttachMode.AUTO

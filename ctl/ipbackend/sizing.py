@@ -18,6 +18,7 @@ _HALF_OPEN_MIN = 64
 _BUCKET_ENTRIES = 8
 BYTES_PER_SLOT = 72  # 64 of the connection, 8 of the ring of free slots
 BYTES_PER_BUCKET = 64
+BYTES_PER_SOURCE = 192  # of a client that is kept in mind, for persistence and for rates, as the kernel counts it
 _SPARSENESS = 4  # entries of the flow index for each slot: that both of its buckets are full is one in a million
 
 
@@ -100,5 +101,6 @@ def flow_index_buckets(connections: int) -> int:
 
 
 def tables_memory(connections: int) -> int:
-    """Bytes of the tables that grow with a gateway's `connections`: slots and flow index."""
-    return gateway_slots(connections) * BYTES_PER_SLOT + flow_index_buckets(connections) * BYTES_PER_BUCKET
+    """Bytes of the tables that grow with a gateway's `connections`: slots, flow index, clients kept in mind."""
+    slots, buckets = gateway_slots(connections) * BYTES_PER_SLOT, flow_index_buckets(connections) * BYTES_PER_BUCKET
+    return slots + buckets + sources(connections) * BYTES_PER_SOURCE

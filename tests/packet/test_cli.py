@@ -19,7 +19,7 @@ from ipbackend.abi import Phase
 from ipbackend.cli import main
 from ipbackend.config import parse
 from ipbackend.datapath.tables import ip_to_map
-from ipbackend.sizing import BYTES_PER_BUCKET, BYTES_PER_SLOT
+from ipbackend.sizing import BYTES_PER_BUCKET, BYTES_PER_SLOT, BYTES_PER_SOURCE
 from ipbackend.store import LINK, Store
 from tests.packet.cast import (
     CLIENT,
@@ -526,6 +526,14 @@ def test_what_check_says_of_memory_is_what_the_maps_take(dataplane):
 
     assert sum(sizes) == BYTES_PER_SLOT
     assert maps["flow_index"].memory().step == BYTES_PER_BUCKET
+
+
+def test_what_check_says_of_clients_is_what_the_kernel_counts(shell, dataplane):
+    rows = [row for row in shell.shown("map list") if row["name"] in ("stays", "source_dues")]
+
+    told = sum(row["memory_bytes"] / row["entries_max"] for row in rows)
+    assert len(rows) == 2
+    assert told == pytest.approx(BYTES_PER_SOURCE, rel=0.1)
 
 
 def test_without_the_right_to_read_there_is_one_line_why(tmp_path, monkeypatch):

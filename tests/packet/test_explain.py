@@ -47,7 +47,7 @@ NOT_MET = {Verdict.NEXT_STEP, Verdict.DROP_INDEX_FULL, Verdict.DROP_NO_ROAD, Ver
 ALL, STAYS, ELSEWHERE = "all are looked at", "stays with 1", "another one takes this"
 ALGORITHMS = ("round robin", "fewest connections", "by the client's address", "by both addresses")
 WAYS = {(one,) for one in ALGORITHMS} | {(one, ALL) for one in ALGORITHMS if one != "fewest connections"}
-WAYS |= {(one, what) for one in ALGORITHMS for what in (STAYS, ELSEWHERE)}
+WAYS |= {(one, what) for one in ALGORITHMS[:2] for what in (STAYS, ELSEWHERE)}
 WAYS |= {("allow list",), ("deny list",), ("of this listener",), ("are left for this second",)}
 
 
@@ -163,11 +163,11 @@ def test_it_says_what_the_program_then_does(small: Dataplane) -> None:
     open_questions = 0
     for number in range(-(-FRAMES // ROUND)):
         random = Random(number)
-        run = begin(small, random)
+        run = begin(small, random, number)
         travellers, frames = Travellers(random), list[bytes]()
         for count in range(ROUND):
             if random.random() < 0.02:
-                disturb(small, random)
+                disturb(small, random, number)
             came = travellers.frame()
             frames.append(came)
             told = explained(small, came)
@@ -195,26 +195,26 @@ def test_it_says_what_the_program_then_does(small: Dataplane) -> None:
     assert 0 < open_questions < FRAMES / 10, "it is to be exact where the program is"
 
 
-def begin(dataplane: Dataplane, random: Random) -> Run:
+def begin(dataplane: Dataplane, random: Random, number: int) -> Run:
     dataplane.reset()
     unsettle(dataplane, random)
     dataplane.configure(cast.NETWORKS)
-    dataplane.configure(configuration(random))
+    dataplane.configure(configuration(random, number))
     for pool in range(POOLS):
         dataplane.maps["cursors"].memory()[pool].position = 0
-    limit(dataplane, random)
+    limit(dataplane, random, number)
     exhaust_errors(dataplane.maps, random.choice(([False] * 8,) * 6 + ([True] * 8, [True, *[False] * 7])))
     return Run(dataplane)
 
 
-def disturb(dataplane: Dataplane, random: Random) -> None:
+def disturb(dataplane: Dataplane, random: Random, number: int) -> None:
     """Silence and a sweep; next hops and MTUs change."""
     age(dataplane, random)
     dataplane.sweep()
-    text = configuration(random)
+    text = configuration(random, number)
     unsettle(dataplane, random)
     dataplane.configure(text)
-    limit(dataplane, random)
+    limit(dataplane, random, number)
 
 
 def test_a_full_index_is_foretold(dataplane: Dataplane) -> None:

@@ -22,7 +22,7 @@ from ipbackend.datapath import syscall
 from ipbackend.datapath.lookup import Lookup
 from ipbackend.datapath.maps import Maps
 from ipbackend.datapath.tables import ip_to_map
-from ipbackend.model import Access, Algorithm, Entry, IpGroup
+from ipbackend.model import BY_SOURCE, Access, Algorithm, Entry, IpGroup
 from tests.packet import cast
 from tests.packet.cast import Flow, built, from_client, from_member, icmp
 from tests.packet.conftest import Dataplane
@@ -44,29 +44,37 @@ MOST_FLOWS = 40
 RATE = 1_000_000  # a second: never used up here, unless that is written down
 
 
-def configuration(random: Random) -> Configuration:
-    """Listeners and pools with all that they may demand, and choose by."""
+def configuration(random: Random, number: int) -> Configuration:
+    """Listeners and pools with all that they may demand, and choose by; most pools by the algorithm of this number."""
+    algorithms = list(Algorithm)
     wanted = parse(written(random), "test")
     groups = {"some": ("203.0.113.7/32", "198.51.100.0/24"), "more": ("203.0.113.0/29",), "none": ()}
     made = {
         name: IpGroup(name, tuple(Entry(IPv4Network(one)) for one in some), id=name) for name, some in groups.items()
     }
     pools = {
-        one.id: replace(one, algorithm=random.choice(list(Algorithm)), persistence=random.choice((None, 1)))
-        for one in wanted.pools.values()
+        one.id: replace(one, **chosen(random, algorithms[number % len(algorithms)])) for one in wanted.pools.values()
     }
-    listeners = {
-        one.id: replace(
-            one,
-            max_connections=random.choice((0,) * 6 + (2, 5)),
-            cps=random.choice((0, 0, 0, RATE)),
-            source_cps=random.choice((0, 0, 0, RATE)),
-            access=random.choice(list(Access)),
-            ip_groups=random.choice(((),) * 6 + (("some",), ("more", "some"), ("none",))),
-        )
-        for one in wanted.listeners.values()
-    }
+    listeners = {one.id: replace(one, **demanded(random)) for one in wanted.listeners.values()}
     return replace(wanted, pools=pools, listeners=listeners, ip_groups=made)
+
+
+def chosen(random: Random, usual: Algorithm) -> dict[str, Any]:
+    """How a pool chooses."""
+    algorithm = random.choice((usual, usual, *Algorithm))
+    return {"algorithm": algorithm, "persistence": None if algorithm in BY_SOURCE else random.choice((None, 1))}
+
+
+def demanded(random: Random) -> dict[str, Any]:
+    """What a listener demands; most demand nothing."""
+    groups = random.choice(((),) * 6 + (("some",), ("more", "some"), ("none",)))
+    return {
+        "max_connections": random.choice((0,) * 6 + (2, 5)),
+        "cps": random.choice((0, 0, 0, RATE)),
+        "source_cps": random.choice((0, 0, 0, RATE)),
+        "ip_groups": groups,
+        "access": random.choice(list(Access)) if groups else Access.ALLOW,
+    }
 
 
 def written(random: Random) -> str:
@@ -109,9 +117,9 @@ def unsettle(dataplane: Dataplane, random: Random) -> None:
     dataplane.member_vlan = random.choice((0, 0, 0, 7))
 
 
-def limit(dataplane: Dataplane, random: Random) -> None:
+def limit(dataplane: Dataplane, random: Random, number: int) -> None:
     """Budgets of handshakes below some ceilings, most of many members lost; rates used up for long, or not at all."""
-    limits, lost = random.choice(((1,), (1, 2, 4), (4,))), random.choice((0.0, 0.9, 0.9))
+    limits, lost = random.choice(((1,), (1, 2, 4), (4,))), (0.9 if number % 8 < 6 else 0.0)
     for number, endpoint in dataplane.entries.endpoints.items():
         load = dataplane.maps["load"].memory()[number]
         load.half_open_limit = random.choice(limits)

@@ -119,12 +119,13 @@ def test_a_valid_file_is_summed_up(tmp_path: Path) -> None:
     file.write_text(CONFIGURATION)
     index = 2**20 * 64  # 4 entries of 8 bytes for each slot, rounded up to a power of two
     slots = (64 + 1_310_720 + 512 * 128) * 72  # the first ones, 1.31 for each connection, and for small endpoints
+    clients = 250_000 * 192  # kept in mind, for persistence and rates
 
     assert ipbackend("check", str(file)).stdout.splitlines() == [
         f"{file}: valid",
         "load balancers 1, listeners 2, pools 3, members 3, networks 2, health monitors 0, ip groups 0",
         "addresses required: 6 (vip 1, health_check 1, snat 4)",
-        f"memory of the tables: {(index + slots) / 2**20:.1f} MiB",
+        f"memory of the tables: {(index + slots + clients) / 2**20:.1f} MiB",
     ]
     assert json.loads(ipbackend("check --output json", str(file)).stdout) == {
         "load_balancers": 1,
