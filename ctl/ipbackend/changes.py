@@ -11,6 +11,7 @@ from ipbackend.model import Member, Pool
 
 GATEWAY = "gateway"
 MEMBERS = "members"
+_LISTED = 8  # values of a list that are shown; more are counted
 _SINGLE = 3  # changes that a summary names one by one; more are counted
 
 
@@ -51,7 +52,7 @@ class Change(NamedTuple):
 
     def __str__(self) -> str:
         what = f"{_singular(self.section)} {self.label}".strip()
-        fields = ", ".join(f"{name} {_shown(one)} → {_shown(other)}" for name, (one, other) in self.fields().items())
+        fields = ", ".join(f"{name} {turned(one, other)}" for name, (one, other) in self.fields().items())
         return f"{what} {self.verb}" + (f": {fields}" if fields else "")
 
 
@@ -113,7 +114,15 @@ def _singular(section: str) -> str:
     return section.removesuffix("s").replace("_", " ")
 
 
+def turned(before: Any, after: Any) -> str:
+    """`have → want` of a field; of long lists how many there are, and how many came and went."""
+    if isinstance(before, list | tuple) and max(len(before), len(after)) > _LISTED:
+        had, has = (set(map(str, value)) for value in (before, after))
+        return f"{len(before):,} → {len(after):,} (+{len(has - had):,}, -{len(had - has):,})"
+    return f"{_shown(before)} → {_shown(after)}"
+
+
 def _shown(value: Any) -> str:
-    if isinstance(value, tuple):
+    if isinstance(value, list | tuple):
         return ",".join(map(str, value)) or "none"
     return "none" if value is None or value == "" else str(value).lower() if isinstance(value, bool) else str(value)

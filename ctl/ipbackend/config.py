@@ -3,38 +3,25 @@
 The dataclasses of the model are the table of what may be written: a key for each field, read by its type.
 """
 
-import reprlib
 import tomllib
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
-from enum import StrEnum
 from functools import cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from ipaddress import IPv4Network
 from pathlib import Path
-from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 from uuid import uuid4
 
+from ipbackend import wording
 from ipbackend.configuration import SECTIONS, Configuration, Draft, references
 from ipbackend.errors import ConfigurationError, below, suggestion
-from ipbackend.model import Gateway, Member, Pool, Resource, place
+from ipbackend.model import Entry, Gateway, HealthMonitor, Member, Pool, Resource, place
 
-WRITTEN = ("networks", "load_balancers", "pools", "listeners")
+WRITTEN = ("networks", "load_balancers", "ip_groups", "pools", "listeners")
+MONITOR = "health_monitor"  # a table in its pool's
+KEYS = {"entries": "cidrs"}  # fields that a file calls otherwise
 EMPTY = Configuration()
-
-_EXPECTED: dict[type, str] = {
-    str: "a string",
-    int: "an integer",
-    bool: "true or false",
-    dict: "a table",
-    list: "an array",
-    IPv4Address: 'an IPv4 address in quotes, such as "10.0.0.11"',
-    IPv4Network: 'an IPv4 CIDR in quotes, such as "10.0.0.0/24"',
-}
-
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = 80
 
 
 def load(path: Path) -> Configuration:
@@ -49,15 +36,16 @@ def read(path: Path) -> str:
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror} (name a file that can be read)") from error
     except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{path}: byte {error.start} is not UTF-8 (TOML is UTF-8 text)") from error
+        raise ConfigurationError(f"{path}: byte {error.start} is not UTF-8 (save it as UTF-8)") from error
 
 
 def parse(text: str, source: str, have: Configuration = EMPTY, prune: bool = False) -> Configuration:
     """What `have` becomes when `text`, which came from `source`, is applied to it.
 
     Names in the text stand for the resources that have them now; other names make resources. What is named is
-    as the text says, whole, with defaults for what is not written; only `members` that are not written stay. What
-    is not named stays, or goes with `prune`. Raises ConfigurationError with all problems.
+    as the text says, whole, with defaults for what is not written, and a pool without a health monitor if none is;
+    only `members` that are not written stay. What is not named stays, or goes with `prune`. Raises
+    ConfigurationError with all problems.
     """
     try:
         document = tomllib.loads(text)
@@ -76,8 +64,8 @@ def parse(text: str, source: str, have: Configuration = EMPTY, prune: bool = Fal
     wanted: dict[str, dict[str, Any]] = {}
     for section in WRITTEN:
         wanted[section] = reader.section(section, document.get(section, {}), defaults.get(section, {}))
-    monitors = {number: one for number, one in have.health_monitors.items() if one.pool in wanted["pools"]}
-    everything: dict[str, Any] = {**wanted, "health_monitors": monitors, "ip_groups": have.ip_groups}
+    monitors = reader.monitors(document.get("pools", {}), wanted["pools"])
+    everything: dict[str, Any] = {**wanted, "health_monitors": monitors}
     if gateway and not reader.problems:
         return Configuration(gateway, **everything)
     if gateway:  # what could be read is held against it even so, that one run names everything
@@ -147,6 +135,24 @@ class _Reader:
         wanted = made if self._prune else {**there, **made}
         return {number: wanted[number] for number in {**there, **wanted} if number in wanted}  # all keep their places
 
+    def monitors(self, raw: object, pools: Collection[str]) -> dict[str, HealthMonitor]:
+        """The health monitors of `pools`, by id: those in the tables of [pools], and of other pools what there was."""
+        all_tables = raw.items() if isinstance(raw, dict) else ()
+        tables = {name: table for name, table in all_tables if isinstance(table, dict)}
+        written = {self._ids["pools"][name] for name in tables}
+        there = self._have.health_monitors.values()
+        made = {one.id: one for one in there if one.pool in pools and one.pool not in written}
+        had = {one.pool: one.id for one in there}
+        for name, table in tables.items():
+            pool = self._ids["pools"][name]
+            if MONITOR in table:
+                given = {"id": had.get(pool) or str(uuid4()), "pool": pool}
+                one = self.table(HealthMonitor, table[MONITOR], f"{place('pools', name)}.{MONITOR}", given)
+                if one is not None:
+                    made[one.id] = one
+        order = {**self._have.health_monitors, **made}
+        return {number: made[number] for number in order if number in made}  # all keep their places
+
     def table(self, kind: Any, raw: object, where: str, given: dict[str, Any] | None = None) -> Any:
         """An object of the dataclass `kind`; `given` are values for what is not written. Name and id never are."""
         made = self._made(kind, raw, where, given or {})
@@ -162,14 +168,18 @@ class _Reader:
             self.expected("a table", raw, where)
             return None
         hints = _hints(kind)
-        self.refuse_unknown(raw, hints, where)
-        read = {key: self.value(hints[key], raw[key], f"{where}.{key}") for key in hints if key in raw}
+        self.refuse_unknown(raw, [*map(_key, hints), *([MONITOR] if kind is Pool else ())], where)
+        read = {
+            name: self.value(hint, raw[_key(name)], f"{where}.{_key(name)}")
+            for name, hint in hints.items()
+            if _key(name) in raw
+        }
         for key, reference in references(kind).items() if issubclass(kind, Resource) else ():
             if read.get(key) is not None:
-                read[key] = self._id(reference.section, read[key], f"{where}.{key}")
+                read[key] = self._ids_of(reference.section, read[key], f"{where}.{key}")
         missing = _required(kind) - read.keys() - given.keys()
         for key in sorted(missing):
-            self.problems.append(f"{where}.{key}: is missing (write {_expected(hints[key])})")
+            self.problems.append(f"{where}.{key}: is missing (write {wording.expected(hints[key])})")
         if missing or None in read.values():
             self.problems += [below(where, problem) for problem in kind.wrong(read)]
             return None
@@ -178,6 +188,14 @@ class _Reader:
         except ConfigurationError as error:
             self.problems += [below(where, problem) for problem in error.problems]
             return None
+
+    def _ids_of(self, section: str, named: str | tuple[str, ...], where: str) -> str | tuple[str, ...] | None:
+        """What a name stands for, or each of several."""
+        if isinstance(named, str):
+            return self._id(section, named, where)
+        found = [self._id(section, name, f"{where}[{index}]") for index, name in enumerate(named)]
+        readable = tuple(number for number in found if number is not None)
+        return readable if len(readable) == len(found) else None
 
     def _id(self, section: str, name: str, where: str) -> str | None:
         """What a name stands for."""
@@ -188,16 +206,19 @@ class _Reader:
 
     def value(self, hint: Any, raw: object, where: str) -> Any:
         """A field of the type `hint`."""
-        hint = _without_none(hint)
+        hint = wording.without_none(hint)
         if get_origin(hint) is tuple:
             return self._array(get_args(hint)[0], raw, where)
+        if hint is Entry and not isinstance(raw, dict):
+            cidr = self._scalar(IPv4Network, raw, where)
+            return None if cidr is None else Entry(cidr)
         if is_dataclass(hint):
             return self.table(hint, raw, where)
         return self._scalar(hint, raw, where)
 
     def _array(self, kind: Any, raw: object, where: str) -> tuple[Any, ...] | None:
         if not isinstance(raw, list):
-            self.expected(_expected(tuple[kind, ...]), raw, where)
+            self.expected(wording.expected(tuple[kind, ...]), raw, where)
             return None
         items = [self.value(kind, item, f"{where}[{index}]") for index, item in enumerate(raw)]
         readable = tuple(item for item in items if item is not None)
@@ -206,18 +227,18 @@ class _Reader:
 
     def _scalar(self, kind: Any, raw: Any, where: str) -> Any:
         written = kind if kind in (str, int, bool) else str
-        if type(raw) is not written or _too_long(raw):
-            self.expected(_expected(kind), raw, where)
+        if type(raw) is not written or wording.too_long(raw):
+            self.expected(wording.expected(kind), raw, where)
             return None
         try:
             return kind(raw)
         except ValueError:
-            self.problems.append(f"{where}: {_SHORT.repr(raw)} {_why_not(kind, raw)}")
+            self.problems.append(f"{where}: {wording.quoted(raw)} {wording.why_not(kind, raw)}")
             return None
 
     def expected(self, what: str, raw: object, where: str) -> None:
         """Note that something else than `what` is written."""
-        self.problems.append(f"{where}: got {_shown(raw)} (expected {what})")
+        self.problems.append(f"{where}: got {wording.shown(raw)} (expected {what})")
 
     def refuse_unknown(self, table: dict[str, Any], known: Collection[str], where: str) -> None:
         """Note every key that means nothing here."""
@@ -228,9 +249,9 @@ class _Reader:
 
 @cache
 def _hints(kind: Any) -> dict[str, Any]:
-    """The keys a table of `kind` may have, and their types; the name is the table's own key, but of a member."""
+    """The fields a table of `kind` may hold, and their types; a name that is the table's own key is none of them."""
     hints = get_type_hints(kind)
-    never = ("id",) if kind is Member else ("id", "name")
+    never = {Member: ("id",), HealthMonitor: ("id", "pool")}.get(kind, ("id", "name"))
     return {field.name: hints[field.name] for field in fields(kind) if field.name not in never}
 
 
@@ -241,53 +262,6 @@ def _required(kind: Any) -> frozenset[str]:
     )
 
 
-def _without_none(hint: Any) -> Any:
-    """`X` of `X | None`: what may be left out is still never written as nothing."""
-    return next(arg for arg in get_args(hint) if arg is not NoneType) if NoneType in get_args(hint) else hint
-
-
-def _expected(hint: Any) -> str:
-    hint = _without_none(hint)
-    if get_origin(hint) is tuple:
-        item = get_args(hint)[0]
-        return "an array of tables" if is_dataclass(item) else f"an array, each {_expected(item)}"
-    if issubclass(hint, StrEnum):
-        return "one of " + ", ".join(f'"{choice}"' for choice in hint)
-    return _EXPECTED[hint]
-
-
-def _too_long(raw: object) -> bool:
-    """TOML's integers are of 64 bits; Python may even refuse to print much longer ones."""
-    return isinstance(raw, int) and not -(2**63) <= raw < 2**63
-
-
-def _shown(raw: object) -> str:
-    if isinstance(raw, dict | list):
-        return _EXPECTED[type(raw)]
-    if _too_long(raw):
-        return "an integer of more than 64 bits"
-    if isinstance(raw, str):
-        return f"the string {_SHORT.repr(raw)}"
-    return str(raw).lower() if isinstance(raw, bool) else str(raw)
-
-
-def _why_not(kind: type, raw: str) -> str:
-    """What is wrong with the string `raw` as an enum, an address or a CIDR, and the remedy."""
-    if issubclass(kind, StrEnum):
-        return f"cannot be used ({suggestion(raw, kind)})"
-    remedy = f"write {_EXPECTED[kind]}"
-    if _parses(IPv6Network, raw):
-        return f"is IPv6 (members and their networks are IPv4: {remedy})"
-    if kind is IPv4Address:
-        return f"is not an IPv4 address (names are not looked up: {remedy})"
-    if _parses(IPv4Network, raw):
-        return f"is an address inside its CIDR (did you mean {IPv4Network(raw, strict=False)}?)"
-    return f"is not an IPv4 CIDR ({remedy})"
-
-
-def _parses(kind: type[IPv4Network | IPv6Network], raw: str) -> bool:
-    try:
-        kind(raw, strict=False)
-    except ValueError:
-        return False
-    return True
+def _key(name: str) -> str:
+    """What a file calls a field."""
+    return KEYS.get(name, name)

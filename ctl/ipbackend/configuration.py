@@ -14,6 +14,7 @@ from typing import Any
 from ipbackend.errors import ConfigurationError, Kind, Problem, suggestion
 from ipbackend.model import (
     GATEWAY_CONNECTIONS_MAX,
+    Check,
     EndpointKey,
     Gateway,
     HealthMonitor,
@@ -41,10 +42,10 @@ LIMITS = {
 SECTIONS: dict[str, type[Resource]] = {
     "networks": Network,
     "load_balancers": LoadBalancer,
-    "pools": Pool,
-    "listeners": Listener,
-    "health_monitors": HealthMonitor,
     "ip_groups": IpGroup,
+    "pools": Pool,
+    "health_monitors": HealthMonitor,
+    "listeners": Listener,
 }
 
 
@@ -104,7 +105,7 @@ class Draft:
 
     def _ours(self, gateway: Gateway) -> dict[IPv4Address, str]:
         """The gateway's own addresses, and where each is written first."""
-        ours = {snat: f"gateway.snat_addresses[{i}]" for i, snat in enumerate(gateway.snat_addresses)}
+        ours = _addresses_of(gateway)
         for balancer in self.load_balancers.values():
             ours.setdefault(balancer.vip, f"{where_is(balancer)}.vip")
         return ours
@@ -125,7 +126,7 @@ class Draft:
                 yield f"{where_is(one)}.interface: {one.interface!r} is not one of gateway.interfaces ({known})"
 
     def _vips(self, gateway: Gateway) -> Iterator[str]:
-        taken = {snat: f"gateway.snat_addresses[{i}]" for i, snat in enumerate(gateway.snat_addresses)}
+        taken = _addresses_of(gateway)
         for balancer in self.load_balancers.values():
             where, vip = f"{where_is(balancer)}.vip", balancer.vip
             if vip in taken:
@@ -168,10 +169,10 @@ class Draft:
             for name, reference in references(SECTIONS[section]).items():
                 known = getattr(self, reference.section)
                 for one in resources.values():
-                    wanted = getattr(one, name)
-                    if wanted is not None and wanted not in known and not self.unreadable:
-                        what = f"{where_is(one)}.{name}: there is no {wanted!r} among {reference.section}"
-                        yield Problem(f"{what} (write the id of one that is there)", Kind.MISSING)
+                    for wanted in reference.ids(getattr(one, name)):
+                        if wanted not in known and not self.unreadable:
+                            what = f"{where_is(one)}.{name}: there is no {wanted!r} among {reference.section}"
+                            yield Problem(f"{what} (write the id of one that is there)", Kind.MISSING)
 
     def _listeners(self, _: Gateway) -> Iterator[str]:
         taken: dict[tuple[str, Protocol, int], str] = {}
@@ -199,13 +200,15 @@ class Draft:
     def _monitors(self, _: Gateway) -> Iterator[str]:
         taken: dict[str, str] = {}
         for monitor in self.health_monitors.values():
-            where, first, pool = where_is(monitor), taken.get(monitor.pool), self.pools.get(monitor.pool)
-            if first:
-                yield Problem(f"{where}.pool: it has {first} already (change that one)", Kind.TAKEN)
-            taken.setdefault(monitor.pool, where)
-            if pool and (monitor.type == "UDP_CONNECT") is not (pool.protocol is Protocol.UDP):
+            pool = self.pools.get(monitor.pool)
+            if pool is None:
+                continue
+            where, first = f"{where_is(pool)}.health_monitor", taken.setdefault(pool.id, monitor.id)
+            if first != monitor.id:
+                yield Problem(f"{where}: there is one already, {first} (change that one)", Kind.TAKEN)
+            if (monitor.type is Check.UDP_CONNECT) is not (pool.protocol is Protocol.UDP):
                 fits = "UDP_CONNECT" if pool.protocol is Protocol.UDP else "TCP, HTTP or HTTPS"
-                yield f"{where}.type: {monitor.type} does not fit {where_is(pool)}, {pool.protocol} (write {fits})"
+                yield f"{where}.type: {monitor.type} does not fit the pool, {pool.protocol} (write {fits})"
 
     def _members(self, gateway: Gateway) -> Iterator[str]:
         ours = self._ours(gateway)
@@ -289,6 +292,12 @@ def where_is(resource: Any) -> str:
     """The place of a resource in a configuration, by its name if it has one: `pools.web`."""
     section = next(section for section, kind in SECTIONS.items() if isinstance(resource, kind))
     return place(section, resource.name or resource.id)
+
+
+def _addresses_of(gateway: Gateway) -> dict[IPv4Address, str]:
+    """What is the gateway's own whatever load balancers there are, and where each is written."""
+    ours = {snat: f"gateway.snat_addresses[{i}]" for i, snat in enumerate(gateway.snat_addresses)}
+    return {**ours, **({gateway.health_address: "gateway.health_address"} if gateway.health_address else {})}
 
 
 def _endpoint(pool: Pool, member: Member) -> EndpointKey:

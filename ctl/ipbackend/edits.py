@@ -119,11 +119,13 @@ def _users(have: Configuration, gone: Mapping[str, set[str]], cascade: bool) -> 
         for field, reference in references(SECTIONS[section]).items():
             if field == "load_balancer" and section == "pools" and cascade:
                 continue
-            for one in resources.values():
-                if getattr(one, field) in gone.get(reference.section, ()) and one.id not in gone.get(section, ()):
-                    doomed = getattr(have, reference.section)[getattr(one, field)]
-                    what = f"{where_is(doomed)}: {where_is(one)}.{field} refers to it (delete that first, or cascade)"
-                    yield Problem(what, Kind.IN_USE)
+            remedy = "take it out there first" if field == "ip_groups" else "delete that first, or cascade"
+            for user in resources.values():
+                doomed = () if user.id in gone.get(section, ()) else gone.get(reference.section, ())
+                for number in reference.ids(getattr(user, field)):
+                    if number in doomed:
+                        what = where_is(getattr(have, reference.section)[number])
+                        yield Problem(f"{what}: {where_is(user)}.{field} refers to it ({remedy})", Kind.IN_USE)
 
 
 def add_members(have: Configuration, pool: str, members: Iterable[Member]) -> Configuration:

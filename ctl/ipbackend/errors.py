@@ -31,7 +31,6 @@ class Kind(Enum):
     QUOTA = auto()  # there are as many as there may be
     IP_TARGET_OFF = auto()  # members of a load balancer that takes none
     ADDRESSES = auto()  # more SNAT addresses are needed than the gateway has
-    UNSUPPORTED = auto()  # the published API has it, this gateway does not
 
 
 class Problem(str):

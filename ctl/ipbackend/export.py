@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
-from ipbackend.config import WRITTEN
-from ipbackend.configuration import SECTIONS, Configuration, references
+from ipbackend.config import KEYS, MONITOR, WRITTEN
+from ipbackend.configuration import Configuration, references
 from ipbackend.errors import ConfigurationError
-from ipbackend.model import place
+from ipbackend.model import Entry, place
+from ipbackend.rules import Reference
 
 _ALWAYS = ("interface",)
+_NEVER = ("id", "name")  # the name is the table's own key
 
 
 def to_toml(configuration: Configuration) -> str:
@@ -41,40 +43,45 @@ def _lines(configuration: Configuration) -> Iterator[str]:
         yield "[gateway]"
         yield from _fields(configuration, configuration.gateway)
         yield ""
+    monitors = {one.pool: one for one in configuration.health_monitors.values()}
     for section in WRITTEN:
         for one in getattr(configuration, section).values():
             yield f"[{section}.{_key(one.name)}]"
             yield from _fields(configuration, one)
             yield ""
-    for section in SECTIONS:
-        count = len(getattr(configuration, section))
-        if count and section not in WRITTEN:
-            yield f"# {section.replace('_', ' ')}, which no file holds: {count} (`apply` leaves them alone)"
-            yield ""
+            if one.id in monitors:
+                yield f"[{section}.{_key(one.name)}.{MONITOR}]"
+                yield from _fields(configuration, monitors[one.id], never=("id", "pool"))
+                yield ""
 
 
-def _fields(configuration: Configuration, one: Any) -> Iterator[str]:
+def _fields(configuration: Configuration, one: Any, never: tuple[str, ...] = _NEVER) -> Iterator[str]:
     refers = references(type(one)) if hasattr(one, "id") else {}
     for field in fields(one):
         value = getattr(one, field.name)
-        if field.name in ("id", "name") or _is_left_out(field, value):
+        key = KEYS.get(field.name, field.name)
+        if field.name in never or _is_left_out(field, value):
             continue
         if field.name in refers:
-            value = getattr(configuration, refers[field.name].section)[value].name
+            there = getattr(configuration, refers[field.name].section)
+            names = tuple(there[number].name for number in Reference.ids(value))
+            value = names if isinstance(value, tuple) else names[0]
         if isinstance(value, tuple) and is_dataclass(value[0]):
-            yield f"{field.name} = ["
-            yield from (f"    {_table(member)}," for member in value)
+            yield f"{key} = ["
+            yield from (f"    {_item(item)}," for item in value)
             yield "]"
         else:
-            yield f"{field.name} = {_value(value)}"
+            yield f"{key} = {_value(value)}"
 
 
 def _is_left_out(field: Any, value: Any) -> bool:
     return value is None or (field.name not in _ALWAYS and field.default is not MISSING and value == field.default)
 
 
-def _table(one: Any) -> str:
-    """A member, whose name is a key like any other."""
+def _item(one: Any) -> str:
+    """A member, whose name is a key like any other, or an entry, which is its CIDR unless there is more to say."""
+    if isinstance(one, Entry) and not one.description:
+        return _string(str(one.cidr))
     pairs = ((field, getattr(one, field.name)) for field in fields(one) if field.name != "id")
     written = (f"{field.name} = {_value(value)}" for field, value in pairs if not _is_left_out(field, value))
     return "{ " + ", ".join(written) + " }"

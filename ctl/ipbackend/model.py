@@ -21,10 +21,13 @@ from ipbackend.rules import (
     at_most,
     disjoint,
     each,
+    is_domain,
     is_interface,
     is_narrow_unicast,
     is_text,
     is_unicast,
+    is_url_path,
+    lists_codes,
     not_empty,
     snat_count,
     unique,
@@ -33,7 +36,8 @@ from ipbackend.rules import (
 from ipbackend.sizing import CEILING_MAX
 
 MEMBERS_MAX = 500  # of a pool, as published; the data plane has room for 512
-GROUP_MAX = 300  # entries of an ip group
+GROUP_MAX = 10_000  # entries of an ip group
+GROUPS_MAX = 50  # ip groups of a listener, as published
 GATEWAY_CONNECTIONS_MAX = 16_000_000
 VXLAN_PORT = 4789
 RFC_1918 = (IPv4Network("10.0.0.0/8"), IPv4Network("172.16.0.0/12"), IPv4Network("192.168.0.0/16"))
@@ -53,6 +57,9 @@ class Algorithm(StrEnum):
     LEAST_CONNECTIONS = "LEAST_CONNECTIONS"  # the fewest open connections for its weight
     SOURCE_IP = "SOURCE_IP"  # by the client's address (Maglev)
     SOURCE_IP_PORT = "SOURCE_IP_PORT"  # by both addresses and ports (Maglev): the same on every gateway
+
+
+BY_SOURCE = (Algorithm.SOURCE_IP, Algorithm.SOURCE_IP_PORT)
 
 
 class Access(StrEnum):
@@ -95,6 +102,14 @@ class Check(StrEnum):
     UDP_CONNECT = "UDP_CONNECT"
     HTTP = "HTTP"
     HTTPS = "HTTPS"
+
+
+class HttpMethod(StrEnum):
+    """What a health monitor asks by HTTP with."""
+
+    GET = "GET"
+    HEAD = "HEAD"
+    POST = "POST"
 
 
 def place(within: str, name: str) -> str:
@@ -147,6 +162,9 @@ class Gateway(Checked):
         if self.snat_interface not in self.interfaces:
             known = suggestion(self.snat_interface, self.interfaces)
             yield f"snat_interface: {self.snat_interface!r} is not one of gateway.interfaces ({known})"
+        if self.health_address in self.snat_addresses:
+            what = f"health_address: {self.health_address} is one of snat_addresses, which never reach the kernel"
+            yield f"{what} (take an address nothing else uses)"
 
 
 @dataclass(frozen=True)
@@ -201,7 +219,7 @@ class Listener(Resource):
     max_connections: Annotated[int, within(0, GATEWAY_CONNECTIONS_MAX)] = 0  # at the same time; 0 is unlimited
     cps: Annotated[int, within(0, 1_000_000)] = 0  # new connections a second; 0 is unlimited
     source_cps: Annotated[int, within(0, 1_000_000)] = 0  # the same for each client address
-    ip_groups: Annotated[tuple[str, ...], unique] = ()  # none: no access control
+    ip_groups: Annotated[tuple[str, ...], unique, Reference("ip_groups")] = ()  # none: no access control
     access: Access = Access.ALLOW
     access_enabled: bool = True
     description: Text = ""
@@ -211,6 +229,12 @@ class Listener(Resource):
     def _conflict(self) -> Iterator[str]:
         if self.protocol is Protocol.UDP and self.port == VXLAN_PORT:
             yield f"port: UDP {VXLAN_PORT} is kept for VXLAN (take another port)"
+        if len(self.ip_groups) > GROUPS_MAX:
+            what = f"ip_groups: {len(self.ip_groups)} are too many (at most {GROUPS_MAX}: put entries into one group)"
+            yield Problem(what, Kind.QUOTA)
+        if not self.ip_groups and (self.access is not Access.ALLOW or not self.access_enabled):
+            which = "access" if self.access is not Access.ALLOW else "access_enabled"
+            yield f"{which}: there are no ip_groups that it could be about (name some, or leave it out)"
 
 
 @dataclass(frozen=True)
@@ -251,44 +275,46 @@ class Pool(Resource):
         if len(self.members) > MEMBERS_MAX:
             what = f"members: {len(self.members)} are too many (at most {MEMBERS_MAX}: split the pool)"
             yield Problem(what, Kind.QUOTA)
+        if self.persistence is not None and self.algorithm in BY_SOURCE:
+            what = f"persistence: {self.algorithm} chooses by the client's address anyway"
+            yield f"{what} (leave it out, or write ROUND_ROBIN or LEAST_CONNECTIONS)"
 
 
 @dataclass(frozen=True)
 class HealthMonitor(Resource):
-    """How the members of a pool would be asked whether they serve; times in seconds."""
+    """How the members of a pool are asked whether they serve, by HTTP or not; times in seconds."""
 
     pool: Annotated[str, Reference("pools")]
     type: Check
-    delay: Annotated[int, within(1, 50)]
-    timeout: Annotated[int, within(1, 50)]
-    max_retries: Annotated[int, within(1, 10)]
+    delay: Annotated[int, within(1, 50)] = 5
+    timeout: Annotated[int, within(1, 50)] = 3
+    max_retries: Annotated[int, within(1, 10)] = 3
     max_retries_down: Annotated[int, within(1, 10)] = 3
     monitor_port: Annotated[int | None, within(1, 65_535)] = None  # None is the member's own
-    http_method: str = "GET"
-    url_path: str = "/"
-    domain_name: str = ""  # the Host header; empty is the member's address
-    expected_codes: str = "200"  # one, several with commas, or a range: 200, 200,202, 200-204
+    http_method: HttpMethod = HttpMethod.GET
+    url_path: Annotated[str, is_url_path] = "/"
+    domain_name: Annotated[str, is_domain] = ""  # the Host header; empty is the member's address
+    expected_codes: Annotated[str, lists_codes] = "200"  # one, several with commas, or a range: 200, 200,202, 200-204
     enabled: bool = True
     name: Text = ""
 
     IMMUTABLE = ("pool",)
 
-    def _conflict(self) -> Iterator[str]:
-        if self.enabled:  # members would go on getting connections whatever the checks say: do not pretend
-            what = "enabled: members are not probed yet (only false can be kept; members show NO_MONITOR)"
-            yield Problem(what, Kind.UNSUPPORTED)
 
-
-class Entry(NamedTuple):
+@dataclass(frozen=True)
+class Entry(Checked):
     """An entry of an ip group: a CIDR, of one address or more, and what it is."""
 
     cidr: IPv4Network
-    description: str = ""
+    description: Text = ""
+
+    def __str__(self) -> str:
+        return f"{self.cidr} {self.description}".rstrip()
 
 
 @dataclass(frozen=True)
 class IpGroup(Resource):
-    """Addresses under one name. No listener can be told to let only them in yet."""
+    """Addresses under one name, for listeners to let in or to keep out; a file calls its entries `cidrs`."""
 
     name: Text
     entries: tuple[Entry, ...] = ()
@@ -296,8 +322,9 @@ class IpGroup(Resource):
 
     def _conflict(self) -> Iterator[str]:
         if len(self.entries) > GROUP_MAX:
-            what = f"entries: {len(self.entries)} are too many (at most {GROUP_MAX}: make another group)"
+            what = f"cidrs: {len(self.entries)} are too many (at most {GROUP_MAX}: make another group)"
             yield Problem(what, Kind.QUOTA)
+        yield from (f"cidrs: {problem}" for problem in unique(tuple(str(one.cidr) for one in self.entries)))
 
 
 class EndpointKey(NamedTuple):

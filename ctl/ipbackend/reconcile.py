@@ -211,6 +211,8 @@ def _addresses(configuration: Configuration, links: dict[str, Interface]) -> dic
     gateway = gateway_of(configuration)
     wanted = [(balancer.vip, balancer.interface) for balancer in configuration.load_balancers.values()]
     wanted += [(address, gateway.snat_interface) for address in gateway.snat_addresses]
+    if gateway.health_address:  # it is in no map: answers to it are for the kernel
+        wanted.append((gateway.health_address, gateway.snat_interface))
     return {(address, links[name].index): links[name] for address, name in wanted}
 
 

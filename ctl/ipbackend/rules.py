@@ -1,6 +1,7 @@
 """Rules of a single value, hung on a field's type: each yields what is wrong with it, and the remedy."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -70,6 +71,25 @@ def is_narrow_unicast(value: IPv4Network) -> Iterator[str]:
         yield f"{value} is not unicast (write the CIDRs that members live in)"
 
 
+def is_url_path(value: str) -> Iterator[str]:
+    """What is asked for by HTTP: the published characters, and `=`, without which no query can be written."""
+    if not re.fullmatch(r"/[A-Za-z0-9/.%?#&_;~!()*\[\]@$^:',+=-]{0,79}", value):
+        yield f"{value!r} cannot be asked for (write 1 to 80 characters of a URL, / first, such as /health)"
+
+
+def is_domain(value: str) -> Iterator[str]:
+    """A name of a host, or nothing."""
+    if not re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9.-]{0,99})?", value):
+        yield f"{value!r} is not the name of a host (write letters, digits, - and ., at most 100, such as example.com)"
+
+
+def lists_codes(value: str) -> Iterator[str]:
+    """HTTP status codes: one, several, or all from one to another."""
+    first, _, last = value.partition("-")
+    if not re.fullmatch(r"[1-5]\d\d((,[1-5]\d\d){0,15}|-[1-5]\d\d)", value, re.ASCII) or (last and last < first):
+        yield f"{value!r} are not HTTP status codes (write one, up to 16, or a range: 200 or 200,202 or 200-204)"
+
+
 def not_empty(values: tuple[object, ...]) -> Iterator[str]:
     """At least one."""
     if not values:
@@ -78,7 +98,7 @@ def not_empty(values: tuple[object, ...]) -> Iterator[str]:
 
 def unique(values: tuple[object, ...]) -> Iterator[str]:
     """None twice."""
-    for value in dict.fromkeys(value for value in values if values.count(value) > 1):
+    for value in (value for value, count in Counter(values).items() if count > 1):
         yield f"{str(value)!r} is there more than once (write it once)"
 
 
@@ -108,9 +128,14 @@ def metadata(hint: Any) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class Reference:
-    """Hung on a field: it holds the id of a resource of this section."""
+    """Hung on a field: it holds the id of a resource of this section, or several."""
 
     section: str
+
+    @staticmethod
+    def ids(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
+        """The ids that such a field holds."""
+        return value if isinstance(value, tuple) else () if value is None else (value,)
 
 
 class Checked:

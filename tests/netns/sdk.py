@@ -118,7 +118,7 @@ def listener(sdk: Sdk, owner: Any, port: int = PORT, **fields: Any) -> Any:
 
 def pool(sdk: Sdk, *members: str, **fields: Any) -> Any:
     """A pool with these members of the lab."""
-    option = elb.CreatePoolOption(protocol="TCP", lb_algorithm="ROUND_ROBIN", **fields)
+    option = elb.CreatePoolOption(**{"protocol": "TCP", "lb_algorithm": "ROUND_ROBIN", **fields})
     made = sdk.create_pool(body=elb.CreatePoolRequestBody(option)).pool
     for name in members:
         member(sdk, made, name)

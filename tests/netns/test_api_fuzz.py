@@ -21,7 +21,7 @@ pytestmark = pytest.mark.root
 
 EXAMPLES = 10  # of each operation, beside those that its parameters and fields ask for one by one
 FILTERED = "/v3/{project_id}/elb/pools"
-MONITOR = {"type": "TCP", "delay": 5, "timeout": 3, "max_retries": 3, "admin_state_up": False}
+MONITOR = {"type": "TCP", "delay": 5, "timeout": 3, "max_retries": 3}
 PAGING = ("limit", "marker", "page_reverse")
 
 
@@ -100,6 +100,7 @@ def aim(case: Any, there: dict[str, str]) -> None:
         "loadbalancer_id": there["/elb/loadbalancers"],
         "pool_id": there["/elb/pools"],
         "default_pool_id": there["/elb/pools"],
+        "ipgroup_id": there["/elb/ipgroups"],
         "id": there["/elb/pools/{pool}/members"],
     }
     case.body = aimed(case.body, known)

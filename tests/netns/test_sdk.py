@@ -262,25 +262,108 @@ def test_many_members_at_once(sdk: Sdk, lab: Lab) -> None:
     assert ids(sdk.list_members(pool_id=owner.id).members) == [added[2].id, added[3].id]
 
 
-def test_a_health_monitor_is_kept_while_it_is_off(sdk: Sdk, lab: Lab) -> None:
+def test_a_pool_s_settings(sdk: Sdk, lab: Lab) -> None:
+    owner = pool(
+        sdk,
+        "member-1",
+        listener_id=listener(sdk, balancer(sdk)).id,
+        lb_algorithm="LEAST_CONNECTIONS",
+        session_persistence=elb.CreatePoolSessionPersistenceOption(type="SOURCE_IP", persistence_timeout=20),
+        slow_start=elb.CreatePoolSlowStartOption(enable=True, duration=60),
+        connection_drain=elb.ConnectionDrain(enable=True, timeout=300),
+        pool_health=elb.PoolHealth(minimum_healthy_member_count=1),
+    )
+    assert owner.lb_algorithm == "LEAST_CONNECTIONS"
+    assert owner.session_persistence == elb.SessionPersistence(type="SOURCE_IP", persistence_timeout=20)
+    assert owner.slow_start == elb.SlowStart(enable=True, duration=60)
+    assert owner.connection_drain == elb.ConnectionDrain(enable=True, timeout=300)
+    assert owner.pool_health == elb.PoolHealth(minimum_healthy_member_count=1)
+    assert ids(sdk.list_pools(lb_algorithm=["LEAST_CONNECTIONS"]).pools) == [owner.id]
+    assert serves(lab, 2) == {"member-1": 2}
+
+    def change(**fields: Any) -> Any:
+        option = elb.UpdatePoolOption(**fields)
+        return sdk.update_pool(pool_id=owner.id, body=elb.UpdatePoolRequestBody(option)).pool
+
+    changed = change(
+        lb_algorithm="ROUND_ROBIN",
+        session_persistence=elb.UpdatePoolSessionPersistenceOption(persistence_timeout=1),
+        slow_start=elb.UpdatePoolSlowStartOption(enable=False),
+        connection_drain=elb.ConnectionDrain(timeout=10),
+    )
+    assert (changed.session_persistence.persistence_timeout, changed.lb_algorithm) == (1, "ROUND_ROBIN")
+    assert (changed.slow_start.enable, changed.connection_drain.timeout) == (False, 10)
+    assert sdk.show_pool(pool_id=owner.id).pool.connection_drain.enable is True
+    option = elb.UpdatePoolOption(lb_algorithm="SOURCE_IP")
+    body = elb.UpdatePoolRequestBody(option)
+    status, code, text = sdk.refused("update_pool", pool_id=owner.id, body=body)
+    assert (status, code, text.splitlines()[0]) == (400, "ELB.8902", "Invalid input for 'persistence'.")
+    for algorithm in ("SOURCE_IP", "SOURCE_IP_PORT"):
+        made = pool(sdk, lb_algorithm=algorithm)
+        assert (made.lb_algorithm, made.session_persistence) == (algorithm, None)
+
+
+def test_a_listener_s_limits_and_access(sdk: Sdk, lab: Lab) -> None:
+    def group(name: str) -> Any:
+        option = elb.CreateIpGroupOption(name=name, ip_list=[elb.CreateIpGroupIpOption(ip="0.0.0.0/0")])
+        return sdk.create_ip_group(body=elb.CreateIpGroupRequestBody(option)).ipgroup
+
+    one, other = group("one"), group("other")
+    made = listener(
+        sdk,
+        balancer(sdk),
+        default_pool_id=pool(sdk, "member-1").id,
+        cps=1_000_000,
+        connection=1_000_000,
+        ipgroup=elb.CreateListenerIpGroupOption(ipgroup_id=f"{one.id},{other.id}"),
+    )
+    assert (made.cps, made.connection) == (1_000_000, 1_000_000)
+    assert made.ipgroup == elb.ListenerIpGroup(ipgroup_id=f"{one.id},{other.id}", enable_ipgroup=True, type="white")
+    assert serves(lab) == {"member-1": 1}
+    assert ids(sdk.show_ip_group_related_listeners(ipgroup_id=other.id).listeners) == [made.id]
+    assert ids(sdk.show_ip_group(ipgroup_id=one.id).ipgroup.listeners) == [made.id]
+
+    def change(**fields: Any) -> Any:
+        option = elb.UpdateListenerOption(**fields)
+        return sdk.update_listener(listener_id=made.id, body=elb.UpdateListenerRequestBody(option)).listener
+
+    off = change(cps=0, ipgroup=elb.UpdateListenerIpGroupOption(ipgroup_id=one.id, enable_ipgroup=False, type="black"))
+    assert off.ipgroup == elb.ListenerIpGroup(ipgroup_id=one.id, enable_ipgroup=False, type="black")
+    assert (off.cps, off.connection) == (0, 1_000_000)
+    assert serves(lab) == {"member-1": 1}
+    assert sdk.show_ip_group_related_listeners(ipgroup_id=other.id).listeners == []
+    status, code, text = sdk.refused("delete_ip_group", ipgroup_id=one.id)
+    assert (status, code, text.splitlines()[0]) == CONFLICT
+    assert "refers to it (take it out there first)" in text
+    sdk.delete_ip_group(ipgroup_id=other.id)
+    option = elb.UpdateListenerOption(ipgroup=elb.UpdateListenerIpGroupOption(ipgroup_id=other.id))
+    body = elb.UpdateListenerRequestBody(option)
+    assert sdk.refused("update_listener", listener_id=made.id, body=body)[:2] == (404, "ELB.8904")
+    sdk.delete_listener(listener_id=made.id)  # with access control on or off, as published
+    sdk.delete_ip_group(ipgroup_id=one.id)
+
+
+def test_a_health_monitor(sdk: Sdk, lab: Lab) -> None:
     owner = pool(sdk, "member-1")
 
     def option(**fields: Any) -> Any:
-        given = {"pool_id": owner.id, "type": "TCP", "delay": 5, "timeout": 3, "max_retries": 3, **fields}
+        given = {"pool_id": owner.id, "type": "HTTP", "delay": 5, "timeout": 3, "max_retries": 3, **fields}
         return elb.CreateHealthMonitorRequestBody(elb.CreateHealthMonitorOption(**given))
 
-    status, code, text = sdk.refused("create_health_monitor", body=option())
-    assert (status, code) == (403, "ELB.8962")
-    assert "members are not probed yet" in text
-    made = sdk.create_health_monitor(body=option(admin_state_up=False)).healthmonitor
-    assert (made.max_retries_down, made.monitor_port, ids(made.pools)) == (3, None, [owner.id])
-    assert sdk.refused("create_health_monitor", body=option(admin_state_up=False))[:2] == CONFLICT[:2]
-    body = elb.UpdateHealthMonitorRequestBody(elb.UpdateHealthMonitorOption(delay=9, type="HTTP"))
+    asked = {"url_path": "/identity", "domain_name": "example.com", "http_method": "HEAD", "expected_codes": "200-204"}
+    made = sdk.create_health_monitor(body=option(**asked, max_retries_down=5, monitor_port=8080)).healthmonitor
+    assert {name: getattr(made, name) for name in asked} == asked
+    assert (made.admin_state_up, made.type, made.max_retries_down, made.monitor_port) == (True, "HTTP", 5, 8080)
+    assert sdk.refused("create_health_monitor", body=option())[:2] == CONFLICT[:2]
+    body = elb.UpdateHealthMonitorRequestBody(elb.UpdateHealthMonitorOption(delay=9, type="TCP", admin_state_up=False))
     changed = sdk.update_health_monitor(healthmonitor_id=made.id, body=body).healthmonitor
-    assert (changed.delay, changed.type, changed.timeout) == (9, "HTTP", 3)
+    assert (changed.delay, changed.type, changed.timeout, changed.admin_state_up) == (9, "TCP", 3, False)
     assert sdk.show_health_monitor(healthmonitor_id=made.id).healthmonitor == changed
     assert ids(sdk.list_health_monitors(delay=[9]).healthmonitors) == [made.id]
     assert sdk.show_pool(pool_id=owner.id).pool.healthmonitor_id == made.id
+    body = elb.UpdateHealthMonitorRequestBody(elb.UpdateHealthMonitorOption(url_path="none"))
+    status, code, text = sdk.refused("update_health_monitor", healthmonitor_id=made.id, body=body)
+    assert (status, code, text.splitlines()[0]) == (400, "ELB.8902", "Invalid input for 'url_path'.")
     sdk.delete_health_monitor(healthmonitor_id=made.id)
     assert sdk.list_health_monitors().healthmonitors == []
 
@@ -309,6 +392,21 @@ def test_an_ip_group(sdk: Sdk) -> None:
     assert sdk.show_ip_group_related_listeners(ipgroup_id=made.id).listeners == []
     sdk.delete_ip_group(ipgroup_id=made.id)
     assert sdk.list_ip_groups().ipgroups == []
+
+
+def test_an_ip_group_may_be_long(sdk: Sdk, started: Gateway) -> None:
+    wanted = [f"10.{number // 250}.{number % 250}.0/24" for number in range(10_000)]
+    option = elb.CreateIpGroupOption(name="long", ip_list=[elb.CreateIpGroupIpOption(ip=cidr) for cidr in wanted])
+    made = sdk.create_ip_group(body=elb.CreateIpGroupRequestBody(option)).ipgroup
+    assert [one.ip for one in made.ip_list] == wanted
+    more = elb.UpdateIpListOption(ip_list=[elb.CreateIpGroupIpOption(ip="192.0.2.1")])
+    body = elb.UpdateIpListRequestBody(more)
+    assert sdk.refused("update_ip_list", ipgroup_id=made.id, body=body)[:2] == (409, "ELB.8905")
+    fewer = elb.BatchDeleteIpListOption(ip_list=[elb.IpGroupIp(ip=cidr) for cidr in wanted[1:]])
+    left = sdk.batch_delete_ip_list(ipgroup_id=made.id, body=elb.BatchDeleteIpListRequestBody(fewer)).ipgroup
+    assert [one.ip for one in left.ip_list] == wanted[:1]
+    (row,) = started.json("history", "--limit", "1")
+    assert row["summary"] == "ip group long changed: entries 10,000 → 1 (+0, -9,999)"
 
 
 def test_what_there_is(sdk: Sdk) -> None:
@@ -369,13 +467,17 @@ def test_refusals_have_the_published_codes_and_texts(sdk: Sdk) -> None:
     (shop,) = sdk.list_load_balancers(vip_address=[SHOP_VIP]).loadbalancers
     assert sdk.refused("update_load_balancer", loadbalancer_id=shop.id, body=back)[:2] == (400, "ELB.8902")
 
-    option = elb.CreatePoolOption(protocol="TCP", lb_algorithm="LEAST_CONNECTIONS")
+    option = elb.CreatePoolOption(protocol="TCP", lb_algorithm="QUIC_CID")
     assert sdk.refused("create_pool", body=elb.CreatePoolRequestBody(option))[:2] == (400, "ELB.8902")
     option = elb.CreateListenerOption(
-        loadbalancer_id=plain.id, protocol="TCP", protocol_port=1, ipgroup=elb.CreateListenerIpGroupOption("g")
+        loadbalancer_id=plain.id, protocol="TCP", protocol_port=1, proxy_protocol_enable=True
     )
     status, code, text = sdk.refused("create_listener", body=elb.CreateListenerRequestBody(option))
-    assert (status, code, text.splitlines()[0]) == (400, "ELB.8902", "Invalid input for 'listener.ipgroup'.")
+    assert (status, code, text.splitlines()[0]) == (
+        400,
+        "ELB.8902",
+        "Invalid input for 'listener.proxy_protocol_enable'.",
+    )
 
 
 def test_pages(sdk: Sdk) -> None:

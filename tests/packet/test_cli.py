@@ -99,6 +99,7 @@ def test_listeners_show_connections_packets_and_bytes_each_way(shell, dataplane)
     web = after["web"]
     assert UUID(web.pop("id"))
     assert [web[key] for key in list(web)[:7]] == ["web", "shop", VIP, "TCP", 80, "web", 300]
+    assert [web.pop(key) for key in ("max_connections", "cps", "source_cps", "access")] == [None] * 4
     assert list(web)[7:] == ["opened", "refused", "request_packets", "request_bytes", "reply_packets", "reply_bytes"]
     assert {name: change for name in after if (change := grown(before[name], after[name]))} == {
         "web": {"opened": 1, "request_packets": 2, "request_bytes": 80, "reply_packets": 1, "reply_bytes": 40},
@@ -116,6 +117,7 @@ def test_pools_show_what_their_members_carry_and_the_room_left(shell, dataplane)
         "name": "web",
         "protocol": "TCP",
         "algorithm": "ROUND_ROBIN",
+        "persistence": None,
         "members": 1,
         "active": 1,
         "room": 49,

@@ -121,11 +121,6 @@ def test_networks_and_the_gateway(client: Client, kept: Kept) -> None:
         ("pools", {"pool": {"protocol": "TCP", "lb_algorithm": "RANDOM"}}, 400, "ELB.8902", "'ROUND_ROBIN'"),
         ("pools", {"pool": {"protocol": "HTTP", "lb_algorithm": "ROUND_ROBIN"}}, 400, "ELB.8902", "'TCP' or 'UDP'"),
         (
-            "pools",
-            {"pool": {"protocol": "TCP", "lb_algorithm": "ROUND_ROBIN", "session_persistence": {"type": "SOURCE_IP"}}},
-            *(400, "ELB.8902", "pool.session_persistence"),
-        ),
-        (
             "listeners",
             {"listener": {"protocol": "TCP", "protocol_port": 80, "loadbalancer_id": "none"}},
             *(404, "ELB.8904", "'none' among load_balancers"),

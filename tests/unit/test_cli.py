@@ -120,7 +120,7 @@ def test_a_valid_file_is_summed_up(tmp_path: Path) -> None:
 
     assert ipbackend("check", str(file)).stdout.splitlines() == [
         f"{file}: valid",
-        "load balancers 1, listeners 2, pools 3, members 3, networks 2",
+        "load balancers 1, listeners 2, pools 3, members 3, networks 2, health monitors 0, ip groups 0",
         "addresses required: 6 (vip 1, health_check 1, snat 4)",
         f"memory of the tables: {(index + slots) / 2**20:.1f} MiB",
     ]
@@ -130,6 +130,8 @@ def test_a_valid_file_is_summed_up(tmp_path: Path) -> None:
         "pools": 3,
         "members": 3,
         "networks": 2,
+        "health_monitors": 0,
+        "ip_groups": 0,
         "addresses_required": {"total": 6, "parts": {"vip": 1, "health_check": 1, "snat": 4}},
         "memory_bytes": index + slots,
     }

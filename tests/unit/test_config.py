@@ -264,7 +264,8 @@ def test_a_gateway_alone_and_a_pool_without_members_will_do() -> None:
         (
             "[networks.vpc]",
             "[network.vpc]",
-            "network: unknown key (did you mean networks? known: gateway, listeners, load_balancers, networks, pools)",
+            "network: unknown key (did you mean networks? known: gateway, ip_groups, listeners, "
+            "load_balancers, networks, pools)",
         ),
         ("port = 80\n", "", "listeners.web.port: is missing (write an integer)"),
         (
@@ -379,7 +380,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     assert str(refused.value) == f"{missing}: No such file or directory (name a file that can be read)"
     with pytest.raises(ConfigurationError) as refused:
         load(binary)
-    assert str(refused.value) == f"{binary}: byte 5 is not UTF-8 (TOML is UTF-8 text)"
+    assert str(refused.value) == f"{binary}: byte 5 is not UTF-8 (save it as UTF-8)"
     with pytest.raises(ConfigurationError, match=r"Is a directory \(name a file"):
         load(tmp_path)
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from ipbackend import configuration
-from ipbackend.configuration import where_is
+from ipbackend.configuration import check_transition, where_is
 from ipbackend.errors import ConfigurationError, Kind, Problem, below
-from ipbackend.model import Check, NetworkKind, Protocol
-from tests.unit.wanted import CHECK, GATEWAY, OFFICE, SHARED, SHOP, VPC, WEB, member, wanted
+from ipbackend.model import Access, Check, NetworkKind, Protocol
+from tests.unit.wanted import CHECK, FULL, GATEWAY, GROUP, HTTP, OFFICE, SHARED, SHOP, VPC, WEB, member, wanted
 
 
 def refused(*resources: Any) -> tuple[Kind, str]:
@@ -31,12 +31,12 @@ def test_without_a_gateway_there_is_nothing_else() -> None:
 def test_a_pool_has_one_health_monitor_that_fits_it() -> None:
     assert refused(SHOP, WEB, CHECK, replace(CHECK, id="two")) == (
         Kind.TAKEN,
-        "health_monitors.two.pool: it has health_monitors.check already (change that one)",
+        "pools.web.health_monitor: there is one already, check (change that one)",
     )
     udp = replace(WEB, protocol=Protocol.UDP)
     assert refused(SHOP, udp, CHECK) == (
         Kind.INVALID,
-        "health_monitors.check.type: TCP does not fit pools.web, UDP (write UDP_CONNECT)",
+        "pools.web.health_monitor.type: TCP does not fit the pool, UDP (write UDP_CONNECT)",
     )
     assert "write TCP, HTTP or HTTPS" in refused(SHOP, WEB, replace(CHECK, type=Check.UDP_CONNECT))[1]
     wanted(SHOP, udp, replace(CHECK, type=Check.UDP_CONNECT))
@@ -106,3 +106,46 @@ def test_the_kind_of_a_problem_survives_its_place() -> None:
 def test_the_gateway_s_interfaces_must_stay_those_in_use() -> None:
     with pytest.raises(ConfigurationError, match=r"networks\.vpc\.interface: 'eth1' is not one of gateway\.interfaces"):
         wanted(VPC, gateway=replace(GATEWAY, interfaces=("eth0",), snat_interface="eth0"))
+
+
+def test_health_checks_come_from_an_address_that_nothing_else_uses() -> None:
+    used = IPv4Address("10.0.0.105")
+    gateway = replace(GATEWAY, health_address=used)
+    wanted(VPC, SHOP, replace(WEB, members=(member(11),)), gateway=gateway)
+    for resource, problem in (
+        (replace(SHOP, vip=used), "load_balancers.shop.vip: 10.0.0.105 is already gateway.health_address (take an"),
+        (
+            replace(VPC, kind=NetworkKind.VPN, next_hop=used),
+            "networks.vpc.next_hop: 10.0.0.105 is the gateway's own, gateway.health_address (write the router's",
+        ),
+        (
+            replace(SHARED, members=(member(105),)),
+            "pools.shared.members[0]: 10.0.0.105 is the gateway's own, gateway.health_address (write the member's",
+        ),
+    ):
+        others = [VPC] if isinstance(resource, type(SHARED)) else []
+        with pytest.raises(ConfigurationError) as refusal:
+            wanted(*others, resource, gateway=gateway)
+        (only,) = refusal.value.problems
+        assert only.startswith(problem)
+        wanted(*others, resource)
+
+
+def test_the_address_of_health_checks_may_change_while_there_are_members() -> None:
+    moved = replace(FULL, gateway=replace(GATEWAY, health_address=IPv4Address("10.0.0.105")))
+    check_transition(FULL, moved)
+    check_transition(moved, FULL)
+
+
+def test_a_listener_s_ip_groups_are_there() -> None:
+    used = replace(HTTP, ip_groups=("offices",))
+    wanted(SHOP, WEB, used, GROUP)
+    assert refused(SHOP, WEB, replace(used, ip_groups=("offices", "homes")), GROUP) == (
+        Kind.MISSING,
+        "listeners.http.ip_groups: there is no 'homes' among ip_groups (write the id of one that is there)",
+    )
+
+
+def test_a_listener_may_get_limits_and_groups_while_it_is_there() -> None:
+    limited = replace(HTTP, ip_groups=("offices",), access=Access.DENY, max_connections=5, cps=6, source_cps=7)
+    check_transition(FULL, replace(FULL, listeners={**FULL.listeners, "http": limited}))

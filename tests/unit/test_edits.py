@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import IPv4Network
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from ipbackend import edits
 from ipbackend.changes import between, summary
 from ipbackend.configuration import Configuration
 from ipbackend.errors import ConfigurationError, Kind
+from ipbackend.model import Entry
 from tests.unit.wanted import FULL, SHOP, WEB, member, wanted
 
 
@@ -119,8 +121,8 @@ def test_changes_are_named_one_by_one_with_their_fields() -> None:
 
 def test_many_changes_are_counted() -> None:
     assert summary(between(wanted(gateway=None), FULL)) == (
-        "1 gateway added; 1 network added; 2 load balancers added; 2 pools added; 5 members added; "
-        "3 listeners added; 1 health monitor added; 1 ip group added"
+        "1 gateway added; 1 network added; 2 load balancers added; 1 ip group added; 2 pools added; 5 members added; "
+        "1 health monitor added; 3 listeners added"
     )
 
 
@@ -129,3 +131,27 @@ def test_a_pool_is_told_from_its_members() -> None:
 
     (change,) = between(FULL, want)
     assert (change.section, change.before.members, change.after.members) == ("pools", (), ())
+
+
+def test_an_ip_group_that_a_listener_uses_is_not_deleted() -> None:
+    used = edits.change(FULL, "listeners", "http", {"ip_groups": ("offices",)})
+    with pytest.raises(ConfigurationError) as refusal:
+        edits.delete(used, "ip_groups", "offices")
+    assert refusal.value.problems == (
+        "ip_groups.offices: listeners.http.ip_groups refers to it (take it out there first)",
+    )
+    assert refusal.value.kind is Kind.IN_USE
+    left = edits.delete(used, "load_balancers", "shop", cascade=True)
+    assert edits.delete(left, "ip_groups", "offices").ip_groups == {}
+
+
+def test_long_lists_are_counted() -> None:
+    def entries(*numbers: int) -> tuple[Entry, ...]:
+        return tuple(Entry(IPv4Network(number)) for number in numbers)
+
+    few = edits.change(FULL, "ip_groups", "offices", {"entries": entries(1, 2)})
+    assert str(between(FULL, few)[0]) == (
+        "ip group offices changed: entries 198.51.100.0/24 north → 0.0.0.1/32,0.0.0.2/32"
+    )
+    many = edits.change(few, "ip_groups", "offices", {"entries": entries(*range(2, 2_000))})
+    assert str(between(few, many)[0]) == "ip group offices changed: entries 2 → 1,998 (+1,997, -1)"

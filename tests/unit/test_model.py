@@ -5,9 +5,12 @@ from typing import Any
 import pytest
 
 from ipbackend.configuration import Configuration, check_transition
-from ipbackend.errors import ConfigurationError
+from ipbackend.errors import ConfigurationError, Kind
 from ipbackend.model import (
+    GROUP_MAX,
     MEMBERS_MAX,
+    Access,
+    Algorithm,
     AttachMode,
     Check,
     EndpointKey,
@@ -46,6 +49,8 @@ VPC = Network("vpc", NetworkKind.LOCAL, cidrs("10.0.0.0/24"), "eth1")
 PEERED = Network("peered", NetworkKind.PEERING, cidrs("172.16.10.0/24"), "eth1", IPv4Address("10.0.0.2"))
 SHOP = LoadBalancer("shop", IPv4Address("10.0.0.100"), "eth0", ip_target_enable=True)
 WEB = Listener("web", "shop", TCP, 80, "web")
+MONITOR = HealthMonitor("web", Check.TCP)
+ENTRY = Entry(IPv4Network("198.51.100.0/24"))
 POOL = Pool("web", TCP, members=(member("10.0.0.11", weight=3, max_connections=50), member("172.16.10.10")))
 
 
@@ -132,19 +137,84 @@ def test_objects_do_not_change() -> None:
         (VPC, "name", "v" * 256, "name: 256 characters are too many (write 255 or fewer)"),
         (WEB, "description", "v" * 256, "description: 256 characters are too many (write 255 or fewer)"),
         (WEB, "name", "web\n", r"name: 'web\n' holds characters that cannot be shown (write printable text on"),
+        (GATEWAY, "health_address", IPv4Address("127.0.0.1"), "health_address: 127.0.0.1 is not a usable unicast"),
         (
-            HealthMonitor("web", Check.TCP, 5, 3, 3, enabled=False),
-            "enabled",
-            True,
-            "enabled: members are not probed yet (only false can be kept; members show NO_MONITOR)",
+            GATEWAY,
+            "health_address",
+            SNAT[2],
+            "health_address: 10.0.0.103 is one of snat_addresses, which never reach the kernel "
+            "(take an address nothing else uses)",
         ),
-        (HealthMonitor("web", Check.TCP, 5, 3, 3, enabled=False), "delay", 51, "51 is out of range (write 1 to 50)"),
+        *((MONITOR, name, 51, f"{name}: 51 is out of range (write 1 to 50)") for name in ("delay", "timeout")),
+        *(
+            (MONITOR, name, value, f"{name}: {value} is out of range (write 1 to 10)")
+            for name in ("max_retries", "max_retries_down")
+            for value in (0, 11)
+        ),
+        (MONITOR, "monitor_port", 0, "monitor_port: 0 is out of range (write 1 to 65535)"),
+        *(
+            (
+                MONITOR,
+                "url_path",
+                path,
+                f"url_path: {path!r} cannot be asked for (write 1 to 80 characters of a URL, / first, such as /health)",
+            )
+            for path in ("", "health", "/a b", "/a\r\nHost: x", "/ä", "/" + "a" * 80, "/\\", '/"')
+        ),
+        *(
+            (MONITOR, "domain_name", name, f"domain_name: {name!r} is not the name of a host (write letters, digits")
+            for name in ("-a", ".a", "a_b", "a b", "a:80", "a\n", "a" * 101, "ä.de")
+        ),
+        *(
+            (
+                MONITOR,
+                "expected_codes",
+                codes,
+                f"expected_codes: {codes!r} are not HTTP status codes (write one, up to 16, or a range: 200 or 200,202",
+            )
+            for codes in (
+                *("", "20", "2000", "099", "600", "200,", ",200", "200, 202", "200-", "204-200", "200-202,204"),
+                *("200-202-204", "2xx", "2٠٠", "200\n", ",".join(["200"] * 17)),
+            )
+        ),
+        (WEB, "max_connections", -1, "max_connections: -1 is out of range (write 0 to 16000000)"),
+        (WEB, "cps", 1_000_001, "cps: 1000001 is out of range (write 0 to 1000000)"),
+        (WEB, "source_cps", -1, "source_cps: -1 is out of range (write 0 to 1000000)"),
+        (WEB, "ip_groups", ("a", "b", "a"), "ip_groups: 'a' is there more than once (write it once)"),
         (
-            IpGroup("offices"),
-            "entries",
-            tuple(Entry(IPv4Network(number)) for number in range(301)),
-            "entries: 301 are too many (at most 300: make another group)",
+            WEB,
+            "ip_groups",
+            tuple(map(str, range(51))),
+            "ip_groups: 51 are too many (at most 50: put entries into one group)",
         ),
+        (
+            WEB,
+            "access",
+            Access.DENY,
+            "access: there are no ip_groups that it could be about (name some, or leave it out)",
+        ),
+        (WEB, "access_enabled", False, "access_enabled: there are no ip_groups that it could be about (name some"),
+        *((POOL, "persistence", value, f"persistence: {value} is out of range (write 1 to 60)") for value in (0, 61)),
+        *(
+            (POOL, "slow_start", value, f"slow_start: {value} is out of range (write 30 to 1200)")
+            for value in (29, 1_201)
+        ),
+        *(
+            (POOL, "connection_drain", value, f"connection_drain: {value} is out of range (write 10 to 4000)")
+            for value in (9, 4_001)
+        ),
+        (POOL, "minimum_healthy", 2, "minimum_healthy: 2 is out of range (write 0 to 1)"),
+        *(
+            (
+                replace(POOL, algorithm=algorithm),
+                "persistence",
+                5,
+                f"persistence: {algorithm} chooses by the client's address anyway "
+                "(leave it out, or write ROUND_ROBIN or LEAST_CONNECTIONS)",
+            )
+            for algorithm in (Algorithm.SOURCE_IP, Algorithm.SOURCE_IP_PORT)
+        ),
+        (ENTRY, "description", "a\nb", r"description: 'a\nb' holds characters that cannot be shown"),
         (VPC, "cidrs", (), "cidrs: there are none (write at least one)"),
         (
             VPC,
@@ -216,6 +286,48 @@ def test_an_object_that_is_wrong_by_itself_is_not_made(thing: Any, field: str, v
 
     (only,) = (one for one in refused.value.problems if one.startswith(f"{field}: "))
     assert problem in only
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("url_path", ("/", "/a", "/" + "a" * 79, "/health?full=1&x=%20#y", "/_;~!()*[]@$^:',+-.")),
+        ("domain_name", ("", "a", "example.com", "10.0.0.1", "0-a.b", "a" * 100)),
+        ("expected_codes", ("200", "100", "599", "200,202", ",".join(["200"] * 16), "200-204", "204-204")),
+    ],
+)
+def test_what_may_be_asked_by_http(field: str, values: tuple[str, ...]) -> None:
+    for value in values:
+        assert getattr(replace(MONITOR, **{field: value}), field) == value
+
+
+def test_a_monitor_is_on_and_asks_as_the_console_does_unless_told_otherwise() -> None:
+    told = (MONITOR.delay, MONITOR.timeout, MONITOR.max_retries, MONITOR.max_retries_down, MONITOR.enabled)
+    assert told == (5, 3, 3, 3, True)
+    assert (MONITOR.http_method, MONITOR.url_path, MONITOR.domain_name, MONITOR.expected_codes) == (
+        "GET",
+        "/",
+        "",
+        "200",
+    )
+
+
+def test_a_pool_can_keep_clients_by_either_algorithm_that_does_not() -> None:
+    for algorithm in (Algorithm.ROUND_ROBIN, Algorithm.LEAST_CONNECTIONS):
+        assert replace(POOL, algorithm=algorithm, persistence=60).persistence == 60
+
+
+def test_an_ip_group_holds_ten_thousand_entries_each_once() -> None:
+    entries = tuple(Entry(IPv4Network(number)) for number in range(GROUP_MAX + 1))
+    assert GROUP_MAX == 10_000
+    assert len(IpGroup("offices", entries[1:]).entries) == GROUP_MAX
+    with pytest.raises(ConfigurationError) as refused:
+        IpGroup("offices", entries)
+    assert refused.value.problems == ("cidrs: 10001 are too many (at most 10000: make another group)",)
+    assert refused.value.kind is Kind.QUOTA
+    with pytest.raises(ConfigurationError) as refused:
+        IpGroup("offices", (*entries[:3], replace(entries[1], description="again")))
+    assert refused.value.problems == ("cidrs: '0.0.0.1/32' is there more than once (write it once)",)
 
 
 @pytest.mark.parametrize("port", [1, 4788, 4790, 65_535])

@@ -8,10 +8,13 @@ from typing import Any
 
 from ipbackend.configuration import SECTIONS, Configuration
 from ipbackend.model import (
+    Access,
+    Algorithm,
     Check,
     Entry,
     Gateway,
     HealthMonitor,
+    HttpMethod,
     IpGroup,
     Listener,
     LoadBalancer,
@@ -50,4 +53,35 @@ FULL = wanted(
     replace(WEB, members=(member(11, weight=3), member(12), member(13, name="third"))),
     replace(SHARED, members=(member(11, id="s11"), member(14))),
     *(HTTP, API, INTRANET, CHECK, GROUP),
+)
+
+HOMES = IpGroup("homes", tuple(Entry(IPv4Network(cidr)) for cidr in ("203.0.113.7/32", "192.0.2.0/25")), id="homes")
+PROBE = HealthMonitor(
+    *("web", Check.HTTP, 10, 2, 4, 5, 9000, HttpMethod.HEAD, "/health?full=1", "example.com", "200-204"),
+    name="probe",
+    id="check",
+)
+# Nothing of who gets which connection is as it is by default.
+CHOSEN = wanted(
+    *(VPC, SHOP, OFFICE),
+    replace(
+        FULL.pools["web"],
+        algorithm=Algorithm.LEAST_CONNECTIONS,
+        persistence=20,
+        slow_start=60,
+        connection_drain=300,
+        minimum_healthy=1,
+    ),
+    replace(FULL.pools["shared"], algorithm=Algorithm.SOURCE_IP_PORT),
+    replace(
+        HTTP,
+        max_connections=1_000,
+        cps=200,
+        source_cps=10,
+        ip_groups=("homes", "offices"),
+        access=Access.DENY,
+    ),
+    replace(API, ip_groups=("homes",), access_enabled=False),
+    *(INTRANET, PROBE, replace(CHECK, id="other", pool="shared", enabled=True), GROUP, HOMES),
+    gateway=replace(GATEWAY, health_address=IPv4Address("10.0.0.105")),
 )

@@ -41,7 +41,6 @@ CODES: dict[Kind, tuple[int, str, str]] = {
         "ELB.8934",
         "The number of available IP addresses in the subnet on the downstream plane is insufficient.",
     ),
-    Kind.UNSUPPORTED: (403, "ELB.8962", ""),
 }
 FAILED = (500, "ELB.8906", "Internal server error.")
 _OF_STATUS = {401: "ELB.1103", 404: "ELB.8904"}
@@ -55,7 +54,6 @@ _OF_BODIES = {  # what the validator says, as we would say it
 # How the OpenAPI document tells all this, for every operation.
 RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"model": Refusal, "description": "Something in the request is wrong"},
-    403: {"model": Refusal, "description": "The published API has this, this gateway does not"},
     404: {"model": Refusal, "description": "There is no such thing"},
     409: {"model": Refusal, "description": "It is taken, in use, protected, or there are too many"},
     "default": {"model": Refusal, "description": "It could not be done"},

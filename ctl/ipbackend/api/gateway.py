@@ -34,6 +34,7 @@ Seconds = Annotated[int, number(Gateway, "rest")]
 Days = Annotated[int, number(Gateway, "flow_log_days")]
 Megabytes = Annotated[int, number(Gateway, "flow_log_megabytes")]
 HalfOpenPercent = Annotated[int, number(Gateway, "half_open_percent")]
+IcmpErrorRate = Annotated[int, number(Gateway, "icmp_error_rate")]
 
 
 class Settings(Changes):
@@ -42,6 +43,7 @@ class Settings(Changes):
     interfaces: list[Text] = Field(default_factory=list, max_length=64)
     snat_addresses: list[Address] = Field(default_factory=list, max_length=4)
     snat_interface: Text = ""
+    health_address: Address | None = None
     max_connections: MaxConnections = 1_000_000
     attach_mode: AttachMode = AttachMode.AUTO
     syn_sent_timeout: Seconds = 5
@@ -49,6 +51,7 @@ class Settings(Changes):
     closing_timeout: Seconds = 15
     rest: Seconds = 60
     half_open_percent: HalfOpenPercent = 10
+    icmp_error_rate: IcmpErrorRate = 1_000
     private_ranges: list[Cidr] = Field(default_factory=list, max_length=64)
     flow_log: FlowLog = FlowLog.OFF
     flow_log_counts: Flag = True
@@ -68,6 +71,7 @@ class GatewayShown(Shown):
     interfaces: list[str]
     snat_addresses: list[str]
     snat_interface: str
+    health_address: str | None
     max_connections: int
     attach_mode: AttachMode
     syn_sent_timeout: int
@@ -75,6 +79,7 @@ class GatewayShown(Shown):
     closing_timeout: int
     rest: int
     half_open_percent: int
+    icmp_error_rate: int
     private_ranges: list[str]
     flow_log: FlowLog
     flow_log_counts: bool

@@ -1,4 +1,4 @@
-"""`/elb/healthmonitors`: how members would be asked whether they serve; kept while it is off, refused when on."""
+"""`/elb/healthmonitors`: how the members of a pool are asked whether they serve."""
 
 from typing import Annotated, Any, ClassVar
 from uuid import uuid4
@@ -26,7 +26,7 @@ from ipbackend.api.base import (
 )
 from ipbackend.api.lists import Listing, Rows
 from ipbackend.api.service import Service
-from ipbackend.model import Check, HealthMonitor
+from ipbackend.model import Check, HealthMonitor, HttpMethod
 
 operations = router(f"{ELB}/healthmonitors", "health monitors")
 SECTION = "health_monitors"
@@ -37,7 +37,7 @@ MonitorPort = Annotated[int, number(HealthMonitor, "monitor_port")]
 
 
 class NewHealthMonitor(Body):
-    """What a health monitor is made of; on unless it is said to be off. What to ask by HTTP is not kept."""
+    """What a health monitor is made of; on unless it is said to be off. Other types keep what HTTP is asked."""
 
     NAMES: ClassVar = NAMES
     WITHOUT_EFFECT: ClassVar = frozenset(("project_id",))
@@ -50,6 +50,10 @@ class NewHealthMonitor(Body):
     max_retries: Retries
     max_retries_down: Retries = 3
     monitor_port: MonitorPort | None = None
+    http_method: HttpMethod = HttpMethod.GET
+    url_path: Text = "/"
+    domain_name: Text = ""
+    expected_codes: Text = "200"
     admin_state_up: Flag = True
     project_id: Text | None = None
 
@@ -66,6 +70,10 @@ class HealthMonitorChanges(Changes):
     max_retries: Retries = 3
     max_retries_down: Retries = 3
     monitor_port: MonitorPort | None = None
+    http_method: HttpMethod = HttpMethod.GET
+    url_path: Text = "/"
+    domain_name: Text = ""
+    expected_codes: Text = "200"
     admin_state_up: Flag = True
 
 
@@ -81,10 +89,10 @@ class HealthMonitorShown(Stamped):
     max_retries: int
     max_retries_down: int
     monitor_port: int | None
-    domain_name: None = None
-    expected_codes: None = None
-    http_method: None = None
-    url_path: None = None
+    http_method: HttpMethod
+    url_path: str
+    domain_name: str
+    expected_codes: str
     pools: list[Ref]
 
 
@@ -128,6 +136,10 @@ def shown(service: Service, one: HealthMonitor, project_id: str) -> HealthMonito
         max_retries=one.max_retries,
         max_retries_down=one.max_retries_down,
         monitor_port=one.monitor_port,
+        http_method=one.http_method,
+        url_path=one.url_path,
+        domain_name=one.domain_name,
+        expected_codes=one.expected_codes,
         pools=refs([one.pool]),
         **stamps(service, one.id),
     )

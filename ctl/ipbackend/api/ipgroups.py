@@ -1,4 +1,4 @@
-"""`/elb/ipgroups`: addresses under one name, for listeners to let in or keep out once they can."""
+"""`/elb/ipgroups`: addresses under one name, for listeners to let in or to keep out."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -24,10 +24,12 @@ from ipbackend.api.base import (
     Shown,
     Stamped,
     Text,
+    refs,
     router,
     stamps,
 )
 from ipbackend.api.lists import Listing, Rows
+from ipbackend.api.relations import Relations
 from ipbackend.api.service import Service
 from ipbackend.configuration import Configuration
 from ipbackend.errors import ConfigurationError
@@ -94,7 +96,7 @@ class IpShown(Shown):
 
 
 class IpGroupShown(Stamped):
-    """As published. `listeners` is empty: none can be told to use a group yet."""
+    """As published: `listeners` are those that use it."""
 
     name: str
     description: str
@@ -148,7 +150,7 @@ class RelatedListenersAnswer(Answer):
 ROWS = Rows(IpGroupShown)
 
 
-def shown(service: Service, one: IpGroup, project_id: str) -> IpGroupShown:
+def shown(service: Service, relations: Relations, one: IpGroup, project_id: str) -> IpGroupShown:
     """As published."""
     return IpGroupShown(
         id=one.id,
@@ -156,7 +158,7 @@ def shown(service: Service, one: IpGroup, project_id: str) -> IpGroupShown:
         description=one.description,
         project_id=project_id,
         ip_list=[IpShown(ip=_text(entry.cidr), description=entry.description) for entry in one.entries],
-        listeners=[],
+        listeners=_users(relations, one.id),
         **stamps(service, one.id),
     )
 
@@ -165,19 +167,18 @@ def _text(cidr: IPv4Network) -> str:
     return str(cidr).removesuffix("/32")
 
 
-def _entries(given: Iterable[IpEntry]) -> dict[IPv4Network, Entry]:
-    """By their CIDR. ConfigurationError: one is there twice."""
-    found: dict[IPv4Network, Entry] = {}
-    for one in given:
-        if one.ip in found:
-            raise ConfigurationError(f"ipgroup.ip_list: {_text(one.ip)} is there more than once (write it once)")
-        found[one.ip] = Entry(one.ip, one.description)
-    return found
+def _users(relations: Relations, number: str) -> list[Ref]:
+    return refs(one.id for one in relations.listeners_of_group.get(number, ()))
+
+
+def _entries(given: Iterable[IpEntry]) -> tuple[Entry, ...]:
+    return tuple(Entry(one.ip, one.description) for one in given)
 
 
 def _answer(service: Service, request_id: str, project_id: str, number: str) -> IpGroupAnswer:
-    one = edits.find(service.configuration, SECTION, number)
-    return IpGroupAnswer(ipgroup=shown(service, one, project_id), request_id=request_id)
+    have = service.configuration
+    one = shown(service, Relations(have), edits.find(have, SECTION, number), project_id)
+    return IpGroupAnswer(ipgroup=one, request_id=request_id)
 
 
 @operations.post("", status_code=201)
@@ -186,7 +187,7 @@ async def create_ip_group(
 ) -> IpGroupAnswer:
     """Create an ip group."""
     given: dict[str, Any] = {"name": "", **body.ipgroup.fields_given()}
-    one = IpGroup(**given, entries=tuple(_entries(body.ipgroup.ip_list).values()), id=str(uuid4()))
+    one = IpGroup(**given, entries=_entries(body.ipgroup.ip_list), id=str(uuid4()))
     await service.change(author, lambda have: edits.put(have, SECTION, one))
     return _answer(service, request_id, project_id, one.id)
 
@@ -194,7 +195,9 @@ async def create_ip_group(
 @operations.get("", openapi_extra=ROWS.openapi)
 async def list_ip_groups(request: Request, service: Serving, request_id: RequestId, project_id: Id) -> IpGroupsAnswer:
     """List ip groups."""
-    rows = (shown(service, one, project_id) for one in service.configuration.ip_groups.values())
+    have = service.configuration
+    relations = Relations(have)
+    rows = (shown(service, relations, one, project_id) for one in have.ip_groups.values())
     page, info = ROWS.page(request, rows)
     return IpGroupsAnswer(ipgroups=page, page_info=info, request_id=request_id)
 
@@ -212,14 +215,14 @@ async def update_ip_group(
     """Change an ip group."""
     fields = body.ipgroup.fields_given()
     if "ip_list" in body.ipgroup.model_fields_set:
-        fields["entries"] = tuple(_entries(body.ipgroup.ip_list).values())
+        fields["entries"] = _entries(body.ipgroup.ip_list)
     await service.change(author, lambda have: edits.change(have, SECTION, number, fields))
     return _answer(service, request_id, project_id, number)
 
 
 @operations.delete("/{number}", status_code=204)
 async def delete_ip_group(service: Serving, author: Author, project_id: Id, number: Id) -> None:
-    """Delete an ip group."""
+    """Delete an ip group that no listener uses."""
     await service.change(author, lambda have: edits.delete(have, SECTION, number))
 
 
@@ -231,8 +234,9 @@ async def update_ip_list(
     fields, wanted = body.ipgroup.fields_given(), _entries(body.ipgroup.ip_list)
 
     def edit(have: Configuration) -> Configuration:
-        there = {entry.cidr: entry for entry in edits.find(have, SECTION, number).entries}
-        return edits.change(have, SECTION, number, {**fields, "entries": tuple({**there, **wanted}.values())})
+        anew = {entry.cidr for entry in wanted}
+        kept = (entry for entry in edits.find(have, SECTION, number).entries if entry.cidr not in anew)
+        return edits.change(have, SECTION, number, {**fields, "entries": (*kept, *wanted)})
 
     await service.change(author, edit)
     return _answer(service, request_id, project_id, number)
@@ -260,6 +264,7 @@ async def batch_delete_ip_list(
 async def show_ip_group_related_listeners(
     service: Serving, request_id: RequestId, project_id: Id, number: Id
 ) -> RelatedListenersAnswer:
-    """List the listeners that use an ip group, which none does yet."""
-    edits.find(service.configuration, SECTION, number)
-    return RelatedListenersAnswer(listeners=[], request_id=request_id)
+    """List the listeners that use an ip group."""
+    have = service.configuration
+    edits.find(have, SECTION, number)
+    return RelatedListenersAnswer(listeners=_users(Relations(have), number), request_id=request_id)

@@ -101,5 +101,5 @@ def _texts(value: Any) -> set[str]:
     if value is None:
         return {""}
     if isinstance(value, BaseModel):
-        return {str(part) for part in value.model_dump().values()}
+        return _texts(list(value.model_dump().values()))
     return {str(value).lower() if isinstance(value, bool) else str(value)}

@@ -26,6 +26,7 @@ from ipbackend.api.base import (
 )
 from ipbackend.api.errors import CODES
 from ipbackend.api.lists import Listing, Rows
+from ipbackend.api.poolsettings import PoolSettings, SettingsShown, settings_shown
 from ipbackend.api.relations import Relations
 from ipbackend.api.service import Service
 from ipbackend.configuration import Configuration, where_is
@@ -36,11 +37,11 @@ operations = router(f"{ELB}/pools", "pools")
 SECTION = "pools"
 NAMES = {"lb_algorithm": "algorithm", "loadbalancer_id": "load_balancer"}
 BATCH_MAX = 200  # pools in one request
-SETTLED = ("admin_state_up", "type", "session_persistence", "any_port_enable", "protection_status")
+SETTLED = ("admin_state_up", "type", "any_port_enable", "protection_status")
 
 
-class NewPool(Body):
-    """What a pool is made of. What would change who gets which traffic, and is not built, is refused."""
+class NewPool(PoolSettings):
+    """What a pool is made of."""
 
     NAMES: ClassVar = NAMES
     WITHOUT_EFFECT: ClassVar = frozenset(("project_id", "listener_id", "ip_version", *SETTLED))
@@ -55,13 +56,12 @@ class NewPool(Body):
     project_id: Text | None = None
     ip_version: Literal["v4"] = "v4"
     type: Literal["ip", ""] | None = None
-    session_persistence: None = None
     any_port_enable: Literal[False] = False
     admin_state_up: Literal[True] = True
     protection_status: Literal["nonProtection"] = "nonProtection"
 
 
-class PoolChanges(Changes):
+class PoolChanges(PoolSettings, Changes):
     """What may change later."""
 
     NAMES: ClassVar = NAMES
@@ -72,13 +72,12 @@ class PoolChanges(Changes):
     lb_algorithm: Algorithm = Algorithm.ROUND_ROBIN
     member_deletion_protection_enable: Flag = False
     type: Literal["ip"] = "ip"
-    session_persistence: None = None
     any_port_enable: Literal[False] = False
     admin_state_up: Literal[True] = True
     protection_status: Literal["nonProtection"] = "nonProtection"
 
 
-class PoolShown(Stamped):
+class PoolShown(SettingsShown, Stamped):
     """As published."""
 
     name: str
@@ -89,7 +88,6 @@ class PoolShown(Stamped):
     lb_algorithm: Algorithm
     type: Literal["ip"] = "ip"
     ip_version: Literal["v4"] = "v4"
-    session_persistence: None = None
     any_port_enable: Literal[False] = False
     member_deletion_protection_enable: bool
     protection_status: Literal["nonProtection"] = "nonProtection"
@@ -160,6 +158,7 @@ def shown(service: Service, relations: Relations, one: Pool, project_id: str) ->
         listeners=refs(listener.id for listener in relations.listeners_of_pool.get(one.id, ())),
         loadbalancers=refs(relations.balancers_of_pool.get(one.id, ())),
         members=refs(member.id for member in one.members),
+        **settings_shown(one),
         **stamps(service, one.id),
     )
 
@@ -185,7 +184,7 @@ async def create_pool(
     service: Serving, author: Author, request_id: RequestId, project_id: Id, body: NewPoolBody
 ) -> PoolAnswer:
     """Create a pool."""
-    one = Pool(**{"name": "", **body.pool.fields_given()}, id=str(uuid4()))
+    one = Pool(**{"name": "", **body.pool.wanted()}, id=str(uuid4()))
     await service.change(author, lambda have: _made(have, one, body.pool.listener_id))
     return _answer(service, request_id, project_id, one.id)
 
@@ -240,8 +239,11 @@ async def update_pool(
     service: Serving, author: Author, request_id: RequestId, project_id: Id, number: Id, body: PoolChangesBody
 ) -> PoolAnswer:
     """Change a pool; connections that are open go on."""
-    fields = body.pool.fields_given()
-    await service.change(author, lambda have: edits.change(have, SECTION, number, fields))
+
+    def edit(have: Configuration) -> Configuration:
+        return edits.change(have, SECTION, number, body.pool.wanted(edits.find(have, SECTION, number)))
+
+    await service.change(author, edit)
     return _answer(service, request_id, project_id, number)
 
 

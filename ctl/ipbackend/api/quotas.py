@@ -8,7 +8,7 @@ from fastapi import Query
 from ipbackend import edits
 from ipbackend.api.base import ELB, Answer, AnyOf, Id, QueryFlag, RequestId, Serving, Shown, router
 from ipbackend.configuration import LIMITS, Configuration
-from ipbackend.model import GROUP_MAX, MEMBERS_MAX
+from ipbackend.model import GROUP_MAX, GROUPS_MAX, MEMBERS_MAX
 from ipbackend.sizing import CEILING_MAX, addresses_required
 
 operations = router(ELB, "quotas")
@@ -76,8 +76,8 @@ class PreoccupiedAnswer(Answer):
 def _limits(have: Configuration) -> Mapping[str, int]:
     snat = len(have.gateway.snat_addresses) if have.gateway else 0
     nothing = (
-        *("ipgroup_bindings", "ipgroups_per_listener", "certificate", "l7policy", "condition_per_policy"),
-        *("pools_per_l7policy", "l7policies_per_listener", "security_policy"),
+        *("certificate", "l7policy", "condition_per_policy", "pools_per_l7policy", "l7policies_per_listener"),
+        "security_policy",
     )
     return {
         "loadbalancer": LIMITS["addresses of load balancers and SNAT"] - snat,
@@ -88,6 +88,8 @@ def _limits(have: Configuration) -> Mapping[str, int]:
         "healthmonitor": LIMITS["pools"],
         "ipgroup": UNLIMITED,
         "ipgroup_max_length": GROUP_MAX,
+        "ipgroup_bindings": UNLIMITED,
+        "ipgroups_per_listener": GROUPS_MAX,
         "listeners_per_loadbalancer": UNLIMITED,
         "listeners_per_pool": UNLIMITED,
         **dict.fromkeys(nothing, 0),

@@ -28,6 +28,11 @@ class Relations:
         return _grouped((one.pool, one) for one in self._have.listeners.values() if one.pool)
 
     @cached_property
+    def listeners_of_group(self) -> dict[str, list[Listener]]:
+        """By the ip group's id."""
+        return _grouped((number, one) for one in self._have.listeners.values() for number in one.ip_groups)
+
+    @cached_property
     def balancers_of_pool(self) -> dict[str, list[str]]:
         """Ids of load balancers, its listeners' and its own, by the pool's id."""
         pairs = [(one.pool, one.load_balancer) for one in self._have.listeners.values() if one.pool]

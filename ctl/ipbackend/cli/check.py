@@ -32,6 +32,8 @@ def check(file: Path, output: out.Format) -> None:
         "pools": len(configuration.pools),
         "members": sum(len(pool.members) for pool in configuration.pools.values()),
         "networks": len(configuration.networks),
+        "health_monitors": len(configuration.health_monitors),
+        "ip_groups": len(configuration.ip_groups),
     }
     required, memory = _required(configuration), memory_of(configuration)
     if output is not out.Format.TABLE:

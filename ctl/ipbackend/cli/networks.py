@@ -8,7 +8,7 @@ import click
 
 from ipbackend.cli import findings, resource
 from ipbackend.cli import output as out
-from ipbackend.cli.resource import MEMBER, NETWORK, NONE, POOL, completing, only_listed
+from ipbackend.cli.resource import MEMBER, NETWORK, POOL, completing, only_listed
 from ipbackend.client import Client
 from ipbackend.model import Network, NetworkKind
 
@@ -139,12 +139,12 @@ def set_(
         "name": rename,
         "kind": kind,
         "cidrs": cidrs,
-        "next_hop": NONE if no_next_hop else next_hop,
+        "next_hop": next_hop,
         "interface": interface,
         "description": description,
     }
     with Client(run_directory) as client:
-        resource.change(client, NETWORK, name, fields, output)
+        resource.change(client, NETWORK, name, resource.without(fields, next_hop=no_next_hop), output)
 
 
 @network.command()

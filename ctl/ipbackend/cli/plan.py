@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import click
 
+from ipbackend.changes import turned
+
 FEW = 5  # members that are named, of many that change alike
 SIGNS = {"added": ("+", "green"), "changed": ("~", "yellow"), "removed": ("-", "red")}
 NEVER_SHOWN = ("id", "members")
@@ -72,12 +74,11 @@ def _fields(change: Change) -> str:
     if not before or not after:
         return ""
     differ = [name for name in after if name not in NEVER_SHOWN and before.get(name) != after[name]]
-    return ", ".join(f"{name} {_shown(before.get(name))} → {_shown(after[name])}" for name in differ)
+    return ", ".join(f"{name} {turned(_plain(before.get(name)), _plain(after[name]))}" for name in differ)
 
 
-def _shown(value: Any) -> str:
+def _plain(value: Any) -> Any:
+    """Entries of an ip group as people write them."""
     if isinstance(value, list):
-        return ",".join(map(str, value)) or "none"
-    if value is None or value == "":
-        return "none"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+        return [" ".join(filter(None, one.values())) if isinstance(one, dict) else one for one in value]
+    return value

@@ -1,22 +1,40 @@
 """`ipbackend pool`: who serves together, and how much more they can take."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from ipbackend.cli import output as out
 from ipbackend.cli import resource
-from ipbackend.cli.resource import LOAD_BALANCER, POOL, completing
+from ipbackend.cli.resource import LOAD_BALANCER, NONE, POOL, Fields, completing
 from ipbackend.client import Client
-from ipbackend.model import Pool
+from ipbackend.model import Algorithm, Pool
 
 if TYPE_CHECKING:
     from ipbackend.view import View
 
 named = click.argument("name", metavar="NAME|ID", shell_complete=completing(POOL))
-protection = click.option("--member-protection/--no-member-protection", default=None, help="Refuse to remove members.")
-description = click.option("--description", help="Whatever is worth knowing.")
+HOW = (
+    "How a member is chosen: ROUND_ROBIN in turn, by weight; LEAST_CONNECTIONS the one with the fewest connections for "
+    "its weight; SOURCE_IP by the client's address; SOURCE_IP_PORT by both addresses and "
+    "ports, the same on every gateway."
+)
+
+
+def settings(command: out.Command) -> out.Command:
+    """What can be set at any time."""
+    for option in (
+        click.option("--description", help="Whatever is worth knowing."),
+        click.option("--member-protection/--no-member-protection", default=None, help="Refuse to remove members."),
+        click.option("--fail-open/--no-fail-open", default=None, help="While all members are down, send to all."),
+        click.option("--drain", type=int, help="Seconds that connections of a member that is gone live on; 0 is off."),
+        click.option("--slow-start", type=int, help="Seconds until a member that comes up has its share; 0 is off."),
+        click.option("--persistence", type=int, help="Minutes that a client stays with its member; 0 is off."),
+        click.option("--algorithm", type=click.Choice([str(one) for one in Algorithm]), help=HOW),
+    ):
+        command = option(command)
+    return command
 
 
 class Row(NamedTuple):
@@ -26,6 +44,7 @@ class Row(NamedTuple):
     name: str
     protocol: str
     algorithm: str
+    persistence: int | None
     members: int
     active: int
     room: int
@@ -53,37 +72,25 @@ def list_(run_directory: Path, output: out.Format) -> None:
 @pool.command()
 @click.argument("name")
 @click.option("--protocol", type=click.Choice(["TCP", "UDP"]), default="TCP", show_default=True)
-@click.option("--algorithm", default="ROUND_ROBIN", show_default=True, help="How a member is chosen.")
 @click.option(
     "--lb", metavar="NAME|ID", shell_complete=completing(LOAD_BALANCER), help="The load balancer that it belongs to."
 )
-@protection
-@description
+@settings
 @out.choice
 @click.pass_obj
-def create(
-    run_directory: Path,
-    name: str,
-    protocol: str,
-    algorithm: str,
-    lb: str | None,
-    member_protection: bool | None,
-    description: str | None,
-    output: out.Format,
-) -> None:
-    """Create a pool; members are added to it by `ipbackend member add`.
+def create(run_directory: Path, /, name: str, protocol: str, lb: str | None, output: out.Format, **given: Any) -> None:
+    """Create a pool; members are added to it by `ipbackend member add`. ROUND_ROBIN unless told otherwise.
 
-    Example: ipbackend pool create web
+    Example: ipbackend pool create web --algorithm LEAST_CONNECTIONS --persistence 20 --drain 300
     """
     with Client(run_directory) as client:
         fields = {
             "name": name,
             "protocol": protocol,
-            "lb_algorithm": algorithm,
             "loadbalancer_id": resource.find_id(client, LOAD_BALANCER, lb),
-            "member_deletion_protection_enable": member_protection,
-            "description": description,
+            **_sent(**given),
         }
+        fields["lb_algorithm"] = fields["lb_algorithm"] or str(Algorithm.ROUND_ROBIN)
         resource.create(client, POOL, fields, output)
 
 
@@ -97,38 +104,22 @@ def show(run_directory: Path, name: str, output: out.Format) -> None:
     Example: ipbackend pool show web
     """
     with Client(run_directory) as client:
-        resource.show(client, POOL, name, output)
+        resource.show(client, POOL, name, output, _plain)
 
 
 @pool.command("set")
 @named
 @click.option("--name", "rename", help="Another name.")
-@click.option("--algorithm", help="How a member is chosen.")
-@protection
-@description
+@settings
 @out.choice
 @click.pass_obj
-def set_(
-    run_directory: Path,
-    name: str,
-    rename: str | None,
-    algorithm: str | None,
-    member_protection: bool | None,
-    description: str | None,
-    output: out.Format,
-) -> None:
+def set_(run_directory: Path, /, name: str, rename: str | None, output: out.Format, **given: Any) -> None:
     """Change a pool; connections that are open go on.
 
-    Example: ipbackend pool set web --member-protection
+    Example: ipbackend pool set web --persistence 20 --fail-open
     """
-    fields = {
-        "name": rename,
-        "lb_algorithm": algorithm,
-        "member_deletion_protection_enable": member_protection,
-        "description": description,
-    }
     with Client(run_directory) as client:
-        resource.change(client, POOL, name, fields, output)
+        resource.change(client, POOL, name, {"name": rename, **_sent(**given)}, output)
 
 
 @pool.command()
@@ -144,6 +135,44 @@ def delete(run_directory: Path, name: str, cascade: bool) -> None:
         resource.delete(client, POOL, name, cascade)
 
 
+def _sent(
+    algorithm: str | None,
+    persistence: int | None,
+    slow_start: int | None,
+    drain: int | None,
+    fail_open: bool | None,
+    member_protection: bool | None,
+    description: str | None,
+) -> dict[str, Any]:
+    """The settings as the API has them."""
+    return {
+        "lb_algorithm": algorithm,
+        "session_persistence": {"persistence_timeout": persistence} if persistence else _off(persistence, NONE),
+        "slow_start": {"enable": True, "duration": slow_start} if slow_start else _off(slow_start, {"enable": False}),
+        "connection_drain": {"enable": True, "timeout": drain} if drain else _off(drain, {"enable": False}),
+        "pool_health": None if fail_open is None else {"minimum_healthy_member_count": int(fail_open)},
+        "member_deletion_protection_enable": member_protection,
+        "description": description,
+    }
+
+
+def _off(given: int | None, said: Any) -> Any:
+    """What says that it is off, if anything was given, which is 0."""
+    return None if given is None else said
+
+
+def _plain(one: Fields) -> Fields:
+    """For people, as the options are called."""
+    persistence, slow, drain = one["session_persistence"], one["slow_start"], one["connection_drain"]
+    words = {
+        "session_persistence": ("persistence", f"{persistence['persistence_timeout']} min" if persistence else None),
+        "slow_start": ("slow_start", f"{slow['duration']} s" if slow["enable"] else None),
+        "connection_drain": ("drain", f"{drain['timeout']} s" if drain["enable"] else None),
+        "pool_health": ("fail_open", bool(one["pool_health"]["minimum_healthy_member_count"])),
+    }
+    return dict(words.get(name, (name, value)) for name, value in one.items())
+
+
 def _row(view: "View", wanted: Pool) -> Row:
     active = room = 0
     for member in wanted.members:
@@ -155,4 +184,5 @@ def _row(view: "View", wanted: Pool) -> Row:
         active += count
         if member.weight:  # one without a weight gets no new connections
             room += max(endpoint.ceiling - count, 0)
-    return Row(wanted.id, wanted.name, wanted.protocol, wanted.algorithm, len(wanted.members), active, room)
+    told = (wanted.id, wanted.name, wanted.protocol, wanted.algorithm, wanted.persistence)
+    return Row(*told, len(wanted.members), active, room)

@@ -44,6 +44,7 @@ REFERENCES = {
     "pools": POOL,
     "default_pool_id": POOL,
     "healthmonitor_id": HEALTH_MONITOR,
+    "ip_groups": IP_GROUP,
 }
 # Fields that only ever have one value here.
 CONSTANT = ("project_id", "admin_state_up", "provider", "guaranteed", "availability_zone_list", "ip_version", "type")
@@ -88,8 +89,7 @@ def label(one: Fields) -> str:
 
 def create(client: Client, noun: Noun, fields: Fields, output: out.Format) -> None:
     """Make one of the `fields` that are given, and show it."""
-    body = {noun.one: {name: value for name, value in fields.items() if value is not None}}
-    made = client.request("POST", noun.path, body)[noun.one]
+    made = client.request("POST", noun.path, {noun.one: wanted(fields)})[noun.one]
     done(noun, made, "created", output)
 
 
@@ -111,6 +111,14 @@ def wanted(fields: Fields) -> dict[str, Any]:
 NONE = object()
 
 
+def without(fields: Fields, **nothing: bool) -> dict[str, Any]:
+    """The fields, with an explicit nothing for those that are to be `nothing`, and so cannot be given as well."""
+    for name, really in nothing.items():
+        if really and fields.get(name) is not None:
+            raise click.UsageError(f"{name}: it is both given and taken away (leave one of the options out)")
+    return {**fields, **{name: NONE for name, really in nothing.items() if really}}
+
+
 def done(noun: Noun, one: Fields, what: str, output: out.Format) -> None:
     """Say what was done to whom: a line, or the whole of it."""
     if output is out.Format.TABLE:
@@ -120,11 +128,13 @@ def done(noun: Noun, one: Fields, what: str, output: out.Format) -> None:
         out.show_data(output, dict(one))
 
 
-def show(client: Client, noun: Noun, given: str, output: out.Format) -> None:
-    """All of one: for people its references by name, and without what is the same everywhere."""
-    one = find(client, noun, given)
+def show(
+    client: Client, noun: Noun, given: str, output: out.Format, plain: Callable[[Fields], Fields] = dict[str, Any]
+) -> None:
+    """All of one: for people `plain`, with its references by name, and without what is the same everywhere."""
+    one: Fields = find(client, noun, given)
     if output is out.Format.TABLE:
-        one = {name: _named(client, name, value) for name, value in one.items() if name not in CONSTANT}
+        one = {name: _named(client, name, value) for name, value in plain(one).items() if name not in CONSTANT}
     out.show_one(output, one)
 
 
