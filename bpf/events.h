@@ -107,11 +107,11 @@ static __always_inline void tell(const struct connection *connection, place at, 
 	events.ringbuf_submit(event, 0);
 }
 
-/* The same, where it is to cost as little as it can while nobody wants to know. */
+/* The same, out of the way: the common road must not be slower for what it hardly ever does. */
 static __always_inline void report(const struct connection *connection, place at, __u64 state, enum event_kind kind,
 				   __u32 reason)
 {
-	if (watched())
+	if (__builtin_expect(!!watched(), 0))
 		tell(connection, at, state, kind, reason);
 }
 

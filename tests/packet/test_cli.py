@@ -394,7 +394,10 @@ def test_maps_are_listed_with_what_they_hold(shell, dataplane):
 
 def test_every_map_can_be_dumped_both_ways(shell, dataplane):
     dataplane.establish()
+    assert "events is a ring buffer, and the daemon reads it" in shell.call("map dump events").stderr
     for one in dataplane.maps:
+        if one.name == "events":
+            continue
         inner = [f" --id {row['id']}" for row in shell.shown(f"map dump {one.name}")] if one.holds_maps else []
         for which in ["", *inner]:
             rows = shell.shown(f"map dump {one.name}{which}")

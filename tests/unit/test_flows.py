@@ -379,7 +379,12 @@ def test_a_time_ago() -> None:
     assert time.time_ns() - begin == pytest.approx(600 * NANO, abs=5 * NANO)
 
 
-@pytest.mark.parametrize("text", ["yesterday", "14:03", "2026-13-01", "10 months", ""])
+@pytest.mark.parametrize("text", ["0001-01-02 00:00Z", "9999-12-30 00:00Z", "300000 d"])
+def test_times_beyond_all_events_are_as_far_as_can_be_asked_for(text: str) -> None:
+    assert set(interval(text)) <= {0, 1000, 1 << 62}
+
+
+@pytest.mark.parametrize("text", ["yesterday", "14:03", "2026-13-01", "10 months", "", "9" * 30 + " d", "0001-01-01"])
 def test_what_is_no_time_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"is no time \(write \"2026-11-22 14:03\""):
         interval(text)

@@ -17,16 +17,15 @@ def interval(text: str) -> tuple[int, int]:
     `10 min`, `2 h`, `1 d` is so long ago. Without a zone (`Z`, `+01:00`) it is the caller's time.
     ConfigurationError: it is no time.
     """
-    if ago := _AGO.fullmatch(text):
-        at = datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-        return _ns(at), _ns(at) + 1000
     try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
+        if ago := _AGO.fullmatch(text):
+            at = _ns(datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])}))
+            return at, at + 1000
+        begin = datetime.fromisoformat(text).astimezone(UTC)
+        return _ns(begin), _ns(begin + _grain(text))
+    except (ValueError, OverflowError):
         example = '"2026-11-22 14:03", with seconds, "+01:00" or Z if need be, or "10 min" for so long ago'
         raise ConfigurationError(f"{text!r} is no time (write {example})") from None
-    begin = at.astimezone(UTC)
-    return _ns(begin), _ns(begin + _grain(text))
 
 
 def with_zone(text: str) -> str:
@@ -50,4 +49,5 @@ def _grain(text: str) -> timedelta:
 
 
 def _ns(at: datetime) -> int:
-    return (at - _EPOCH) // timedelta(microseconds=1) * 1000
+    """As near as 62 bits come to it, which is from 1970 to 2116."""
+    return max(0, min((at - _EPOCH) // timedelta(microseconds=1) * 1000, 1 << 62))
