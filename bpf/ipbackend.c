@@ -39,14 +39,20 @@ static __always_inline int action_of(enum verdict verdict, struct packet *pkt)
 	return verdict <= REJECT_EXPIRED ? XDP_TX : XDP_DROP;
 }
 
-/* The one exit: every packet is counted under the verdict it left with. */
-static __always_inline int leave(struct packet *pkt, enum verdict verdict)
+/* One packet more. Those under NEXT_STEP are all that entered: what left is counted under the other verdicts. */
+static __always_inline void count(enum verdict verdict)
 {
 	__u32 row = verdict;
 	__u64 *count = verdicts.lookup(&row);
 
 	if (count)
 		(*count)++;
+}
+
+/* The one exit: every packet is counted under the verdict it left with. */
+static __always_inline int leave(struct packet *pkt, enum verdict verdict)
+{
+	count(verdict);
 	return action_of(verdict, pkt);
 }
 
@@ -68,8 +74,10 @@ static __always_inline int leave_or_answer(struct packet *pkt, enum verdict verd
 int ipbackend(struct xdp_md *ctx)
 {
 	struct packet pkt = { .ctx = ctx };
-	enum verdict verdict = forward(&pkt);
+	enum verdict verdict;
 
+	count(NEXT_STEP);
+	verdict = forward(&pkt);
 	if (verdict == NEXT_STEP) {
 		if (pkt.road == ROAD_OPEN)
 			roads.call(ctx, ROAD_OPEN);

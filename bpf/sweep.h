@@ -71,15 +71,14 @@ static __always_inline void sweep_slot(struct sweep *sweep, place at_place, __u3
 		sweep->rested++;
 		return;
 	}
-	release(endpoint, at_place, counts_for(have));
 	sweep->ended++;
 	count = endpoint_counts.lookup(&endpoint);
-	if (!count)
-		return;
-	if (sweep->mode == SWEEP_EXPIRED)
+	if (count && sweep->mode == SWEEP_EXPIRED)
 		count->expired++;
-	else
+	else if (count)
 		count->removed++;
+	count_change(connection, have, true);
+	release(endpoint, at_place, counts_for(have));
 }
 
 #endif

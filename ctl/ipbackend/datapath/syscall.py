@@ -18,7 +18,7 @@ _libc.syscall.restype = ctypes.c_long
 
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY = 0, 1, 2, 3, 4
 _PROG_LOAD, _OBJ_PIN, _OBJ_GET, _PROG_RUN, _MAP_FD_BY_ID, _OBJ_INFO = 5, 6, 7, 10, 14, 15
-_MAP_UPDATE_BATCH = 26
+_MAP_LOOKUP_BATCH, _MAP_UPDATE_BATCH = 24, 26
 
 ARRAY = 2
 F_MMAPABLE = 1 << 10
@@ -71,6 +71,15 @@ def lookup(fd: int, key: bytes, size: int) -> bytes | None:
     except FileNotFoundError:
         return None
     return value.raw
+
+
+def lookup_many(fd: int, first: int, count: int, size: int) -> bytes:
+    """The values of an array from entry `first` on by one call, `size` bytes each: all CPUs' for a per-CPU array."""
+    before = ctypes.create_string_buffer(struct.pack("I", max(first - 1, 0)), 4)
+    last, keys, values = (ctypes.create_string_buffer(length) for length in (4, 4 * count, size * count))
+    places = (_address(before) if first else 0, _address(last), _address(keys), _address(values))
+    _bpf(_MAP_LOOKUP_BATCH, struct.pack("QQQQIIQQ", *places, count, fd, 0, 0))
+    return values.raw
 
 
 def update(fd: int, key: bytes, value: bytes) -> None:
