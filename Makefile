@@ -1,6 +1,7 @@
 # Everything a contributor runs. `make help` lists the targets.
 VENV := .venv
 TOOLS := build/bench/tools
+PROMETHEUS := build/prometheus
 BIN := $(VENV)/bin
 PACKAGES := python3-bpfcc python3-venv linux-libc-dev nftables
 .DEFAULT_GOAL := help
@@ -25,18 +26,20 @@ $(VENV)/.made: pyproject.toml
 	@$(BIN)/pip install -q --disable-pip-version-check -e '.[test,lint]'
 	@touch $@
 
-# Other load balancers to compare with: their packages unpacked, not installed, so that no service starts.
-PEERS := haproxy nginx-light libnginx-mod-stream
-$(TOOLS)/.made:
-	@echo "setup: unpacking" $(PEERS)
-	@rm -rf $(TOOLS) && mkdir -p $(TOOLS)/archives/partial
+# Packages unpacked, not installed, so that no service starts: other load balancers to compare with, and promtool.
+$(TOOLS)/.made: UNPACKED := haproxy nginx-light libnginx-mod-stream
+$(PROMETHEUS)/.made: UNPACKED := prometheus
+$(TOOLS)/.made $(PROMETHEUS)/.made:
+	@echo "setup: unpacking" $(UNPACKED)
+	@rm -rf $(@D) && mkdir -p $(@D)/archives/partial
 	@apt-get update -qq && apt-get install -y -qq --no-install-recommends --reinstall --download-only \
-		-o APT::Sandbox::User=root -o Dir::Cache::archives=$(CURDIR)/$(TOOLS)/archives $(PEERS) >/dev/null \
-		|| { echo "setup: could not fetch them (run as root: sudo make bench-gateway)" >&2; exit 1; }
-	@for p in $(TOOLS)/archives/*.deb; do dpkg-deb -x $$p $(TOOLS); done
+		-o APT::Sandbox::User=root -o Dir::Cache::archives=$(CURDIR)/$(@D)/archives $(UNPACKED) >/dev/null \
+		|| { echo "setup: could not fetch them (run as root: sudo make $(MAKECMDGOALS))" >&2; exit 1; }
+	@for p in $(@D)/archives/*.deb; do dpkg-deb -x $$p $(@D); done
+	@rm -r $(@D)/archives
 	@touch $@
 
-test: setup $(TOOLS)/.made ## Run all tests: unit, packet (in the kernel) and netns (real links); wants root
+test: setup $(TOOLS)/.made $(PROMETHEUS)/.made ## Run all tests: unit, packet (in the kernel) and netns (real links); wants root
 	@$(BIN)/python -m pytest $(ARGS)
 
 fuzz: setup ## Five million mutated frames through the program, and a thousand random lives; wants root

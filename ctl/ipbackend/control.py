@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from ipbackend import instruments
 from ipbackend.changes import Change, between
 from ipbackend.configuration import Configuration, check_transition
+from ipbackend.conservation import Watch
 from ipbackend.datapath.maps import Maps
 from ipbackend.edits import Edit
 from ipbackend.errors import IpbackendError, NotRunningError
@@ -47,6 +49,8 @@ class Control:
         self._skipped, self._patience = 0, 1  # refreshes since the last attempt to load, and before the next one
         self.problem = ""  # why not everything is as wanted, or nothing
         self.drift: list[str] = []  # what others changed, as the last refresh found it
+        self._watch = Watch()
+        self.unbalanced: list[str] = []  # counters that must say the same and do not
         self._publish()
         link = run_directory / LINK
         link.unlink(missing_ok=True)
@@ -92,6 +96,17 @@ class Control:
 
         It is kept and applied when this returns, or refused by an IpbackendError, and then nothing has changed.
         """
+        result, began = "refused", time.monotonic()
+        try:
+            changes = self._changed(author, edit, what, dry_run)
+            result = "tried" if dry_run else "applied"
+        finally:
+            instruments.applied.labels(result).observe(time.monotonic() - began)
+        for one in () if dry_run else changes:
+            instruments.changes.labels(one.section, one.verb).inc()
+        return changes
+
+    def _changed(self, author: str, edit: Edit, what: str, dry_run: bool) -> list[Change]:
         have = self.configuration
         want = edit(have)
         check_transition(have, want)
@@ -135,6 +150,8 @@ class Control:
                 log.warning("drift: %s%s", line, " (only observed)" if self._observe else ", put back")
             if len(drift) > SHOWN:
                 log.warning("drift: %d more", len(drift) - SHOWN)
+            instruments.drift_found.inc(len(drift))
+            instruments.drift_repaired.inc(0 if self._observe else len(drift))
         self.drift = drift
         if self.problem:
             log.info("everything is as wanted again")
@@ -143,7 +160,23 @@ class Control:
     def sweep(self) -> None:
         """End what has been silent for too long."""
         if self._forwarding:
-            self._forwarding.sweep()
+            with instruments.timed(instruments.sweeps):
+                looked = self._forwarding.sweep()
+            instruments.swept.inc(looked)
+            instruments.last_sweep.set_to_current_time()
+
+    def check(self) -> None:
+        """Compare the books: everything counted has another count that must say the same."""
+        if self._forwarding is None:
+            return
+        with instruments.timed(instruments.checks):
+            view = self._forwarding.look(self.configuration)
+            unbalanced = self._watch.take(iter(view.differences, None))
+        for line in set(unbalanced) - set(self.unbalanced):
+            log.error("the books do not balance: %s", line)
+        if self.unbalanced and not unbalanced:
+            log.info("the books balance again")
+        self.unbalanced = unbalanced
 
     def examine(self, key: EndpointKey) -> list[Finding]:
         """Whether a member that is there, or to be added, is prepared."""

@@ -27,6 +27,7 @@ from ipbackend.preparation import Finding
 from ipbackend.probe import expired, probes
 from ipbackend.reconcile import Reconciler
 from ipbackend.trial import Trial, prepared
+from ipbackend.view import View
 
 log = logging.getLogger(__name__)
 
@@ -95,12 +96,16 @@ class Forwarding:
             self.reconciler.follow(configuration)
         return drift
 
-    def sweep(self) -> None:
-        """What has been silent for too long ends; both ends of it are made to speak, and so learn it."""
-        entries = self.reconciler.entries
+    def sweep(self) -> int:
+        """What has been silent for too long ends; both ends of it are made to speak, and so learn it.
+
+        Returns how many slots were looked at.
+        """
+        entries, looked = self.reconciler.entries, 0
         for number, endpoint in entries.endpoints.items():
             if self._rests(number):
                 continue
+            looked += endpoint.slots
             started = self.maps.clock.now()
             ended, _ = self._tables.sweep(number, SweepMode.EXPIRED)
             if not ended:
@@ -109,6 +114,11 @@ class Forwarding:
             for slot in expired(connections, started - 1)[:PROBES]:
                 for probe in probes(connections[slot], slot, endpoint, entries.next_hops[endpoint.next_hop]):
                     self._network.send(probe.interface, probe.frame)
+        return looked
+
+    def look(self, configuration: Configuration) -> View:
+        """All that is carried, for the thread that changes it."""
+        return View(self.maps, configuration, self.reconciler.entries)
 
     def examine(self, configuration: Configuration, key: EndpointKey) -> Iterator[Finding]:
         """Whether a member that is there, or to be added, is prepared; nothing is tried without a next hop."""

@@ -83,12 +83,16 @@ class GatewayAnswer(Answer):
 
 
 class StatusShown(Shown):
-    """How it is: `problem` says why not everything is as wanted, `drift` what others changed."""
+    """How it is: `problem` says why not everything is as wanted, `drift` what others changed.
+
+    `unbalanced` are counters that must say the same and do not: a fault of the program.
+    """
 
     revision: int
     forwarding: bool
     problem: str | None
     drift: list[str]
+    unbalanced: list[str]
     resources: dict[str, int]
     endpoints: int
 
@@ -153,6 +157,7 @@ async def show_status(service: Serving, request_id: RequestId, project_id: Id) -
         forwarding=service.forwarding,
         problem=service.problem or None,
         drift=service.drift,
+        unbalanced=service.unbalanced,
         resources=counts,
         endpoints=len(have.endpoints),
     )

@@ -38,11 +38,18 @@ class Service(Protocol):
         """What others changed, as the last look at the kernel found it."""
 
     @property
+    def unbalanced(self) -> list[str]:
+        """Counters that must say the same and do not, a line each."""
+
+    @property
     def forwarding(self) -> bool:
         """Whether there is a data plane."""
 
     async def look(self, read: Callable[[View], Found]) -> Found:
         """What `read` finds in the data plane, while all else goes on. NotRunningError: there is none."""
+
+    async def metrics(self) -> str:
+        """A Prometheus scrape."""
 
     async def change(self, author: str, edit: Edit, what: str = "", dry_run: bool = False) -> list[Change]:
         """Bring everything to what `edit` makes of what is in force. IpbackendError: refused, nothing changed."""
