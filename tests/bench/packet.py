@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ipbackend.datapath.loader import unpin
-from tests.bench import control, established, growth, openings, report, upkeep
+from tests.bench import control, established, growth, openings, report, scrape, upkeep
 from tests.bench.driver import Driver
 from tests.bench.rounds import Line
 from tests.netns.lab import private_mounts
@@ -22,6 +22,7 @@ ELSE = {
     "listeners": growth.listeners,
     "cpus": growth.cpus,
     "upkeep": upkeep.lines,
+    "scrape": scrape.lines,
 }
 CASES = (*established.CASES, *ELSE, "control")
 LEVELS = (1, 1_000, 100_000, 1_000_000)
