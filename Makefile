@@ -1,6 +1,7 @@
 # Everything a contributor runs. `make help` lists the targets.
 VENV := .venv
 TOOLS := build/bench/tools
+PROMETHEUS := build/prometheus
 BIN := $(VENV)/bin
 PACKAGES := python3-bpfcc python3-venv linux-libc-dev nftables
 .DEFAULT_GOAL := help
@@ -30,18 +31,21 @@ $(VENV)/.made: pyproject.toml
 	@$(BIN)/pip install -q --disable-pip-version-check -e '.[test,lint]'
 	@touch $@
 
-# Other load balancers to compare with, and Wireshark to read captures: unpacked, not installed, so no service starts.
-UNPACKED := haproxy nginx-light libnginx-mod-stream tshark
-$(TOOLS)/.made: Makefile
+# Packages unpacked, not installed, so that no service starts: other load balancers to compare with, Wireshark to read
+# captures, and promtool.
+$(TOOLS)/.made: UNPACKED := haproxy nginx-light libnginx-mod-stream tshark
+$(PROMETHEUS)/.made: UNPACKED := prometheus
+$(TOOLS)/.made $(PROMETHEUS)/.made: Makefile
 	@echo "setup: unpacking" $(UNPACKED)
-	@rm -rf $(TOOLS) && mkdir -p $(TOOLS)/archives/partial
+	@rm -rf $(@D) && mkdir -p $(@D)/archives/partial
 	@apt-get update -qq && apt-get install -y -qq --no-install-recommends --reinstall --download-only \
-		-o APT::Sandbox::User=root -o Dir::Cache::archives=$(CURDIR)/$(TOOLS)/archives $(UNPACKED) >/dev/null \
-		|| { echo "setup: could not fetch them (run as root: sudo make bench-gateway)" >&2; exit 1; }
-	@for p in $(TOOLS)/archives/*.deb; do dpkg-deb -x $$p $(TOOLS); done
+		-o APT::Sandbox::User=root -o Dir::Cache::archives=$(CURDIR)/$(@D)/archives $(UNPACKED) >/dev/null \
+		|| { echo "setup: could not fetch them (run as root: sudo make $(MAKECMDGOALS))" >&2; exit 1; }
+	@for p in $(@D)/archives/*.deb; do dpkg-deb -x $$p $(@D); done
+	@rm -r $(@D)/archives
 	@touch $@
 
-test: setup $(TOOLS)/.made ## Run all tests: unit, packet (in the kernel) and netns (real links); wants root
+test: setup $(TOOLS)/.made $(PROMETHEUS)/.made ## Run all tests: unit, packet (in the kernel) and netns (real links); wants root
 	@$(BIN)/python -m pytest $(ARGS)
 
 fuzz: setup ## Five million mutated frames through the program, and a thousand random lives; wants root

@@ -31,7 +31,7 @@
 
 /* How a packet's journey ended. The first word is the action taken. */
 enum verdict {
-	NEXT_STEP,		/* not a verdict: the journey goes on */
+	NEXT_STEP,		/* not a verdict: the journey goes on. What is counted under it are all journeys begun */
 
 	PASS_NOT_OURS,		/* to no address of ours: the kernel's */
 	PASS_ECHO,		/* ICMP echo request to an address of ours: the kernel answers */
@@ -383,9 +383,12 @@ struct link {
 	__u32 pad;
 };
 
+/* Row 0 of these two is no one's: what those that are gone have counted, so that sums stay whole. */
 struct listener_count {
 	__u64 opened;
 	__u64 refused;
+	__u64 settled;		/* of TCP: handshakes that are over, whether they succeeded or not */
+	__u64 ended;
 	__u64 request_packets;
 	__u64 request_bytes;	/* of IP */
 	__u64 reply_packets;
@@ -399,6 +402,10 @@ struct endpoint_count {
 	__u64 removed;		/* with its member or listener */
 	__u64 drained;		/* by the end of its member's deregistration delay */
 	__u64 killed;		/* one by one */
+	__u64 request_packets;
+	__u64 request_bytes;	/* of IP */
+	__u64 reply_packets;
+	__u64 reply_bytes;
 };
 
 /*

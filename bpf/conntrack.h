@@ -124,6 +124,18 @@ static __always_inline void release(__u32 endpoint, __u32 listener, place at, __
 	__sync_fetch_and_add(&listeners_load->active, -1);
 }
 
+/* A connection of its listener's has ended, or its handshake has succeeded; before its slot can be another's. */
+static __always_inline void count_change(const struct connection *connection, __u64 have, bool ended)
+{
+	__u32 listener = connection->listener;
+	struct listener_count *count = listener_counts.lookup(&listener);
+
+	if (!count)
+		return;
+	count->settled += is_half_open(have);
+	count->ended += ended;
+}
+
 /*
  * Where a packet's TCP flags lead from `state`; UDP stays where it is. A slot that someone fills, empties or
  * has not confirmed yet is theirs: closing it behind their back would release it twice.
@@ -186,8 +198,10 @@ static __always_inline void change(const struct packet *pkt, const struct flow *
 		if (count)
 			count->closed++;
 		report(connection, flow->at, have, EVENT_CLOSED, ending_of(pkt, have, fin));
+		count_change(connection, have, true);
 		release(endpoint, listener, flow->at, counts_for(have));
 	} else if (is_half_open(have) && !is_half_open(want)) {
+		count_change(connection, have, false);
 		its_load = load.lookup(&endpoint);
 		if (its_load)
 			count_less(its_load, ONE_HALF_OPEN);

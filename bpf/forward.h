@@ -116,20 +116,26 @@ static __always_inline enum verdict find_way(struct packet *pkt, __u32 role, str
 	return from_client(pkt, flow, out);
 }
 
-/* One packet more of its listener; FORWARD_OPENED is a request's as well. */
-static __always_inline void account(const struct packet *pkt, struct connection *connection, enum verdict verdict)
+/* One packet more of its listener and of its endpoint; FORWARD_OPENED is a request's as well. */
+static __always_inline void account(const struct packet *pkt, const struct connection *connection,
+				    enum verdict verdict)
 {
-	__u32 listener = connection->listener;
-	struct listener_count *count = listener_counts.lookup(&listener);
+	__u32 listener = connection->listener, endpoint = connection->endpoint;
+	struct listener_count *by_listener = listener_counts.lookup(&listener);
+	struct endpoint_count *by_endpoint = endpoint_counts.lookup(&endpoint);
 
-	if (!count)
+	if (!by_listener || !by_endpoint)
 		return;
 	if (verdict == FORWARD_REPLY) {
-		count->reply_packets++;
-		count->reply_bytes += pkt->length;
+		by_listener->reply_packets++;
+		by_listener->reply_bytes += pkt->length;
+		by_endpoint->reply_packets++;
+		by_endpoint->reply_bytes += pkt->length;
 	} else {
-		count->request_packets++;
-		count->request_bytes += pkt->length;
+		by_listener->request_packets++;
+		by_listener->request_bytes += pkt->length;
+		by_endpoint->request_packets++;
+		by_endpoint->request_bytes += pkt->length;
 	}
 }
 
@@ -140,7 +146,6 @@ static __always_inline void leave_trace(const struct packet *pkt, const struct f
 		learn_way_back(pkt, flow->connection);
 	count_packet(flow->at, pkt->length, verdict == FORWARD_REPLY);	/* first: it may be the connection's last */
 	track(pkt, flow, verdict == FORWARD_REQUEST ? STATE_FIN_CLIENT : STATE_FIN_MEMBER);
-	account(pkt, flow->connection, verdict);
 }
 
 /* The common road, which most packets take from end to end. What is not plain goes on by a road of its own. */
@@ -174,6 +179,7 @@ static __always_inline enum verdict forward(struct packet *pkt)
 		return take(pkt, ROAD_UNCOMMON);
 
 	leave_trace(pkt, &flow, verdict);
+	account(pkt, flow.connection, verdict);
 	rewrite(pkt, &out.tuple);
 	write_macs((void *)pkt->eth, out.destination, out.source);
 	pkt->interface = out.interface;

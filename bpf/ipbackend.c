@@ -44,15 +44,22 @@ static __always_inline int action_of(enum verdict verdict, struct packet *pkt)
 	return verdict <= REJECT_EXPIRED ? XDP_TX : XDP_DROP;
 }
 
-/* The one exit: every packet is counted under the verdict it left with. */
-static __always_inline int leave(struct packet *pkt, enum verdict verdict)
+/* One packet more. Those under NEXT_STEP are all that entered: what left is counted under the other verdicts. */
+static __always_inline void count(enum verdict verdict)
 {
 	__u32 row = verdict;
 	__u64 *count = verdicts.lookup(&row);
-	int action;
 
 	if (count)
 		(*count)++;
+}
+
+/* The one exit: every packet is counted under the verdict it left with. */
+static __always_inline int leave(struct packet *pkt, enum verdict verdict)
+{
+	int action;
+
+	count(verdict);
 	action = action_of(verdict, pkt);
 	left(pkt, verdict, action);
 	return action;
@@ -79,6 +86,7 @@ int ipbackend(struct xdp_md *ctx)
 	enum verdict verdict;
 
 	arrived(ctx);
+	count(NEXT_STEP);
 	verdict = forward(&pkt);
 	if (verdict == NEXT_STEP) {
 		if (pkt.road == ROAD_OPEN)

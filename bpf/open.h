@@ -253,9 +253,7 @@ static __always_inline enum verdict open_or_refuse(struct packet *pkt)
 		return way;
 	if (verdict == FORWARD_REQUEST)
 		leave_trace(pkt, &flow, verdict);
-	else
-		account(pkt, flow.connection, verdict);
-	return send(pkt, &out, verdict);
+	return send(pkt, &flow, &out, verdict);
 }
 
 #endif

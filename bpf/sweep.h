@@ -100,9 +100,10 @@ static __always_inline void sweep_slot(struct sweep *sweep, place at_place, __u3
 		return;
 	}
 	tell(connection, at_place, have, EVENT_CLOSED, ENDING_EXPIRED + sweep->mode);
-	release(sweep->endpoint, listener, at_place, counts_for(have));
 	sweep->ended++;
 	count_end(sweep->endpoint, sweep->mode);
+	count_change(connection, have, true);
+	release(sweep->endpoint, listener, at_place, counts_for(have));
 }
 
 #endif

@@ -56,12 +56,16 @@ static __always_inline bool write_link(struct packet *pkt, const struct way_out 
 }
 
 /* A packet of a connection, on its way; packet pointers are no longer valid behind this. */
-static __always_inline enum verdict send(struct packet *pkt, const struct way_out *out, enum verdict verdict)
+static __always_inline enum verdict send(struct packet *pkt, const struct flow *flow, const struct way_out *out,
+					 enum verdict verdict)
 {
 	if (pkt->fragment && !is_later_fragment(pkt))
 		remember_fragment(pkt);
 	rewrite(pkt, &out->tuple);
-	return write_link(pkt, out) ? verdict : DROP_MALFORMED;
+	if (!write_link(pkt, out))
+		return DROP_MALFORMED;
+	account(pkt, flow->connection, verdict);
+	return verdict;
 }
 
 /* A later fragment becomes one of its datagram's connection; NEXT_STEP if so. */
@@ -108,7 +112,7 @@ static __always_inline enum verdict forward_uncommon(struct packet *pkt)
 	if (verdict != FORWARD_REQUEST && verdict != FORWARD_REPLY)
 		return verdict;
 	leave_trace(pkt, &flow, verdict);
-	return send(pkt, &out, verdict);
+	return send(pkt, &flow, &out, verdict);
 }
 
 #endif

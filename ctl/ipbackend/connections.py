@@ -133,12 +133,24 @@ def _id_of(listeners: Mapping[int, Listener], listener: str) -> int:
 def open_by_snat(view: View) -> dict[IPv4Address, int]:
     """How many open connections each SNAT address carries: a slot's number says which it is."""
     carried: dict[IPv4Address, int] = {}
-    for number, endpoint in view.entries.endpoints.items():
-        phases = bytes(view.maps.of_endpoint("conntrack", number).column("state"))
-        for index, address in enumerate(endpoint.snat):
-            its = phases[index :: len(endpoint.snat)]
-            carried[address] = carried.get(address, 0) + len(its) - len(its.translate(None, OPEN))
+    for _, endpoint, its in slot_phases(view):
+        for address, count in zip(endpoint.snat, by_snat(endpoint, its), strict=True):
+            carried[address] = carried.get(address, 0) + count
     return carried
+
+
+def by_snat(endpoint: Endpoint, its: bytes) -> list[int]:
+    """How many of an endpoint's open connections each of its SNAT addresses carries; `its` phases slot by slot."""
+    parts = (its[index :: len(endpoint.snat)] for index in range(len(endpoint.snat)))
+    return [len(part) - len(part.translate(None, OPEN)) for part in parts]
+
+
+def slot_phases(view: View) -> Iterator[tuple[int, Endpoint, bytes]]:
+    """Each endpoint that ever took a slot, its id in front, and the phases of all its slots behind it."""
+    loads = view.maps["load"].memory()
+    for number, endpoint in view.entries.endpoints.items():
+        if loads[number].head:
+            yield number, endpoint, bytes(view.maps.of_endpoint("conntrack", number).column("state"))
 
 
 def _is(peer: Peer, address: IPv4Address, port: int) -> bool:

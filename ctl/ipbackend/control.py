@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from ipbackend import instruments
 from ipbackend.capture import Order
 from ipbackend.changes import Change, between
 from ipbackend.configuration import Configuration, check_transition
 from ipbackend.connections import Target
+from ipbackend.conservation import Difference, Watch
 from ipbackend.datapath.capture import Capture
 from ipbackend.datapath.maps import Maps
 from ipbackend.drains import NO_DELAYS, Claim, Drain, Drains, Stage
@@ -56,6 +58,8 @@ class Control:
         self._skipped, self._patience = 0, 1  # refreshes since the last attempt to load, and before the next one
         self.problem = ""  # why not everything is as wanted, or nothing
         self.drift: list[str] = []  # what others changed, as the last refresh found it
+        self._watch = Watch()
+        self._differing: Mapping[str, Difference] = {}  # books that must say the same and do not
         self._publish()
         link = run_directory / LINK
         link.unlink(missing_ok=True)
@@ -108,6 +112,17 @@ class Control:
         It is kept and applied when this returns, or refused by an IpbackendError, and then nothing has changed.
         `delays`, in seconds, are for members that get no connections any more, in place of their pools'.
         """
+        result, began = "refused", time.monotonic()
+        try:
+            changes = self._changed(author, edit, what, dry_run, delays)
+            result = "tried" if dry_run else "applied"
+        finally:
+            instruments.applied.labels(result).observe(time.monotonic() - began)
+        for one in () if dry_run else changes:
+            instruments.changes.labels(one.section, one.verb).inc()
+        return changes
+
+    def _changed(self, author: str, edit: Edit, what: str, dry_run: bool, delays: Mapping[Claim, int]) -> list[Change]:
         have = self.configuration
         want = edit(have)
         check_transition(have, want)
@@ -161,7 +176,8 @@ class Control:
             return
         self.weigh()  # what could not be entered when it was told
         try:
-            drift = self._forwarding.refresh(self.configuration, self._observe)
+            with instruments.timed(instruments.refreshes):
+                drift = self._forwarding.refresh(self.configuration, self._observe)
         except IpbackendError as error:
             self._failed(error)
             return
@@ -170,6 +186,8 @@ class Control:
                 log.warning("drift: %s%s", line, " (only observed)" if self._observe else ", put back")
             if len(drift) > SHOWN:
                 log.warning("drift: %d more", len(drift) - SHOWN)
+            instruments.drift_found.inc(len(drift))
+            instruments.drift_repaired.inc(0 if self._observe else len(drift))
         self.drift = drift
         if self.problem:
             log.info("everything is as wanted again")
@@ -191,7 +209,10 @@ class Control:
     def sweep(self) -> None:
         """End what has been silent for too long, or whose delay has run out."""
         if self._forwarding:
-            self._forwarding.sweep()
+            with instruments.timed(instruments.sweeps):
+                looked = self._forwarding.sweep()
+            instruments.swept.inc(looked)
+            instruments.last_sweep.set_to_current_time()
             self._depart()
 
     def tell(self) -> None:
@@ -203,6 +224,24 @@ class Control:
     def telling(self) -> bool:
         """Whether there are ends that could be told right now."""
         return self._forwarding is not None and self._forwarding.telling
+
+    def check(self) -> None:
+        """Compare the books: everything counted has another count that must say the same."""
+        if self._forwarding is None:
+            self._differing = {}
+            return
+        with instruments.timed(instruments.checks):
+            differing = self._watch.take(iter(self._view(self._forwarding).differences, None))
+        for what in differing.keys() - self._differing.keys():
+            log.error("the books do not balance: %s: they differ by %s", what, differing[what])
+        if self._differing and not differing:
+            log.info("the books balance again")
+        self._differing = differing
+
+    @property
+    def unbalanced(self) -> list[str]:
+        """Counters that must say the same and do not, a line each."""
+        return [f"{what}: they differ by {one}" for what, one in self._differing.items()]
 
     def examine(self, key: EndpointKey) -> list[Finding]:
         """Whether a member that is there, or to be added, is prepared."""

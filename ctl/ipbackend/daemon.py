@@ -6,25 +6,20 @@ Requests are served on a Unix socket in the run directory, to root and, where th
 import asyncio
 import contextlib
 import fcntl
-import grp
 import logging
 import math
 import os
-import pwd
 import resource
 import signal
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
-
-from ipbackend.api.app import create_app
+from ipbackend import instruments, metrics, serving
+from ipbackend.api.app import create_app, create_metrics_app
 from ipbackend.capture import Order
 from ipbackend.capturing import Capturing
 from ipbackend.changes import Change
@@ -34,7 +29,7 @@ from ipbackend.connections import Target
 from ipbackend.control import Control
 from ipbackend.drains import NO_DELAYS, Claim, Drains
 from ipbackend.edits import Edit
-from ipbackend.errors import ConfigurationError, DatapathError, Kind, Problem
+from ipbackend.errors import ConfigurationError, DatapathError, Kind, NotRunningError, Problem
 from ipbackend.finding import Finding
 from ipbackend.flows.archive import Reader
 from ipbackend.flows.keeper import Keeper, Standing
@@ -48,14 +43,12 @@ from ipbackend.view import View
 
 log = logging.getLogger(__name__)
 
-GROUP = "ipbackend"  # may use it, beside root
 FLOWS = "flows"  # the folder of the flow log, beside the store
 TICK = 1.0  # seconds between sweeps
 REFRESH = 5.0  # seconds after which everything is compared with the kernel, events or none
 SHARE = 9  # a sweep or a look at the kernel is followed by a pause of so many times what it took
 TELLING_SHARE = 1  # the same while many ends are told that their connections are over
 SETTLE = 0.2  # seconds that netlink events are gathered
-GOODBYE = 5  # seconds that requests under way have when the daemon stops
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 Result = TypeVar("Result")
 
@@ -96,6 +89,11 @@ class Service:
         return self._control.drift
 
     @property
+    def unbalanced(self) -> list[str]:
+        """Counters that must say the same and do not, a line each."""
+        return self._control.unbalanced
+
+    @property
     def forwarding(self) -> bool:
         """Whether there is a data plane."""
         return self._control.forwarding
@@ -127,6 +125,24 @@ class Service:
     def drains(self) -> Drains:
         """Who drains, and how long yet."""
         return self._control.drains
+
+    async def metrics(self) -> str:
+        """A Prometheus scrape, written on a thread of its own."""
+        return await asyncio.to_thread(self._scrape)
+
+    def _scrape(self) -> str:
+        control = self._control
+        state = metrics.State(
+            forwarding=control.forwarding,
+            problem=bool(control.problem),
+            drift=len(control.drift),
+            unbalanced=len(control.unbalanced),
+            revision=control.revision,
+        )
+        carried = ""
+        with contextlib.suppress(NotRunningError), control.looking() as view, instruments.timed(instruments.scrapes):
+            carried = metrics.of_view(view)
+        return metrics.of_state(state) + carried + instruments.text()
 
     async def change(
         self, author: str, edit: Edit, what: str = "", dry_run: bool = False, delays: Mapping[Claim, int] = NO_DELAYS
@@ -189,50 +205,23 @@ class Service:
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work))
 
 
-class Protocol(H11Protocol):
-    """HTTP on a Unix socket: `request.client` is the user at the other end, by name, and its process id."""
+def run(run_directory: Path, store: Path, observe: bool = False, scraped: tuple[str, int] | None = None) -> None:
+    """Until SIGTERM or SIGINT. Leaves the data plane forwarding.
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The kernel tells who connected (unix(7), SO_PEERCRED)."""
-        super().connection_made(transport)
-        peer: socket.socket = transport.get_extra_info("socket")
-        pid, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        try:
-            name = pwd.getpwuid(uid).pw_name
-        except KeyError:
-            name = f"uid {uid}"
-        self.client = (name, pid)
-
-
-class Server(uvicorn.Server):
-    """One that says when it serves, and leaves signals to the daemon."""
-
-    def __init__(self, settings: uvicorn.Config) -> None:
-        super().__init__(settings)
-        self.serving = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to serve."""
-        await super().startup(sockets)
-        self.serving.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
-        yield
-
-
-def run(run_directory: Path, store: Path, observe: bool = False) -> None:
-    """Until SIGTERM or SIGINT. Leaves the data plane forwarding."""
+    `scraped`: an address and a TCP port where metrics, and nothing else, can be read as well.
+    """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with _lock(run_directory):
-        asyncio.run(_serve(run_directory, store, observe))
+        asyncio.run(_serve(run_directory, store, observe, scraped))
 
 
-async def _serve(run_directory: Path, store: Path, observe: bool) -> None:
+async def _serve(run_directory: Path, store: Path, observe: bool, scraped: tuple[str, int] | None) -> None:
     loop, stopped = asyncio.get_running_loop(), asyncio.Event()
-    with ThreadPoolExecutor(1, "gateway") as thread, _listening(run_directory / SOCKET) as listening:
+    with contextlib.ExitStack() as opened:
+        thread = opened.enter_context(ThreadPoolExecutor(1, "gateway"))
+        listening = opened.enter_context(serving.on_unix(run_directory / SOCKET))
+        scraping = opened.enter_context(serving.on_tcp(*scraped)) if scraped else None
         control = await loop.run_in_executor(thread, Control, store, run_directory, observe)
         flows = Keeper(run_directory, store.with_name(FLOWS), lambda: control.configuration.gateway)
         try:
@@ -242,26 +231,22 @@ async def _serve(run_directory: Path, store: Path, observe: bool) -> None:
                 loop.add_signal_handler(number, stopped.set)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # whoever started us may have blocked them
             service = Service(control, thread, flows)
-            server = Server(
-                uvicorn.Config(
-                    create_app(service),
-                    http=Protocol,
-                    lifespan="off",
-                    log_config=None,
-                    access_log=False,
-                    timeout_graceful_shutdown=GOODBYE,
-                )
-            )
+            servers = {serving.Server.of(create_app(service), serving.UnixProtocol): listening}
+            if scraping:
+                servers[serving.Server.of(create_metrics_app(service))] = scraping
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(server.serve(sockets=[listening]))
+                for server, its in servers.items():
+                    tasks.create_task(server.serve(sockets=[its]))
                 others = [tasks.create_task(work(control, thread)) for work in (_keep, _monitor)]
-                await server.serving.wait()
+                for server in servers:
+                    await server.serving.wait()
                 _notify("READY=1")
                 await stopped.wait()
                 _notify("STOPPING=1")
                 if service.capturing:
                     service.capturing.stop()
-                server.should_exit = True
+                for server in servers:
+                    server.should_exit = True
                 for other in others:
                     other.cancel()
         finally:
@@ -271,15 +256,20 @@ async def _serve(run_directory: Path, store: Path, observe: bool) -> None:
 
 
 async def _keep(control: Control, thread: ThreadPoolExecutor) -> None:
-    """Sweep with every tick; look at the kernel when it reports something, and every few seconds at the latest."""
+    """Sweep with every tick; look at the kernel when it reports something, and every few seconds at the latest.
+
+    As often, compare the books.
+    """
     loop, reported = asyncio.get_running_loop(), asyncio.Event()
-    due = {"sweep": loop.time(), "refresh": loop.time() + REFRESH, "tell": math.inf}
     jobs = (
         ("sweep", control.sweep, TICK, SHARE),
         ("refresh", control.refresh, REFRESH, SHARE),
+        ("check", control.check, REFRESH, SHARE),
         ("tell", control.tell, 0.0, TELLING_SHARE),
     )
-    rested = dict(due)  # not before that, whatever is reported
+    due = {name: loop.time() + pause for name, _, pause, _ in jobs} | {"sweep": loop.time(), "tell": math.inf}
+    rested = {**due, "tell": loop.time()}  # not before that, whatever is reported
+    swept = loop.time() - TICK
 
     def events() -> None:
         if control.network.changed():
@@ -295,10 +285,13 @@ async def _keep(control: Control, thread: ThreadPoolExecutor) -> None:
                 due["refresh"] = min(due["refresh"], max(loop.time() + SETTLE, rested["refresh"]))
             for name, work, pause, share in jobs:
                 if loop.time() >= due[name]:
-                    took = await loop.run_in_executor(thread, _timed, work)
+                    began, took = await loop.run_in_executor(thread, _timed, work)
                     rested[name] = loop.time() + share * took
                     due[name] = max(loop.time() + pause, rested[name])
-            due["tell"] = min(due["tell"], rested["tell"]) if control.telling else math.inf
+                    if name == "sweep":
+                        instruments.sweep_delays.observe(max(0.0, began - swept - TICK))
+                        swept = loop.time()
+            due["tell"] = rested["tell"] if control.telling else math.inf
             _notify("WATCHDOG=1")  # loop and thread both live
     finally:
         loop.remove_reader(control.network.fileno())
@@ -328,11 +321,11 @@ async def _monitor(control: Control, thread: ThreadPoolExecutor) -> None:
         monitors.close()
 
 
-def _timed(work: Callable[[], None]) -> float:
-    """Seconds that it took, its wait for the thread not counted."""
+def _timed(work: Callable[[], None]) -> tuple[float, float]:
+    """When it began, by the loop's clock, and the seconds that it took: its wait for the thread not counted."""
     began = time.monotonic()
     work()
-    return time.monotonic() - began
+    return began, time.monotonic() - began
 
 
 def unload(run_directory: Path) -> list[str]:
@@ -341,22 +334,6 @@ def unload(run_directory: Path) -> list[str]:
         done = unload_forwarding(run_directory, network)
         (run_directory / LINK).unlink(missing_ok=True)
     return done
-
-
-@contextlib.contextmanager
-def _listening(path: Path) -> Iterator[socket.socket]:
-    """The socket that requests come by: for root and the group, where there is one."""
-    path.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
-        before = os.umask(0o117)
-        try:
-            listening.bind(str(path))
-        finally:
-            os.umask(before)
-        with contextlib.suppress(KeyError):
-            os.chown(path, -1, grp.getgrnam(GROUP).gr_gid)
-        yield listening
-    path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

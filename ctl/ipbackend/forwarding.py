@@ -145,11 +145,14 @@ class Forwarding:
         """Give members other shares of new connections."""
         self.reconciler.weigh(configuration, shares)
 
-    def sweep(self) -> None:
-        """What has been silent for too long ends."""
-        for number in self.reconciler.entries.endpoints:
+    def sweep(self) -> int:
+        """What has been silent for too long ends; returns how many slots were looked at."""
+        looked = 0
+        for number, endpoint in self.reconciler.entries.endpoints.items():
             if not self._rests(number):
+                looked += endpoint.slots
                 self._tables.sweep(number, SweepMode.EXPIRED)
+        return looked
 
     def depart(self, configuration: Configuration, drains: Drains) -> set[Claim]:
         """Cut what is due, have both ends of what has ended told, let go of what nobody wants.

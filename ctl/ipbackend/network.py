@@ -35,6 +35,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import (
     XDP_FLAGS_UPDATE_IF_NOEXIST,
 )
 
+from ipbackend import instruments
 from ipbackend.errors import NetworkError
 
 ROUTE_PROTOCOL = 173  # in no rt_protos and no linux/rtnetlink.h
@@ -193,7 +194,7 @@ class Network:
         if any((have.address, have.interface) == (address, interface.index) for have in self.addresses()):
             return False
         with _asking(f"address {address} on {interface.name}"):
-            self._netlink.addr("add", index=interface.index, address=str(address), prefixlen=32, scope=ADDRESS_SCOPE)
+            self._ask("addr", "add", index=interface.index, address=str(address), prefixlen=32, scope=ADDRESS_SCOPE)
         self.announce(address, interface)
         return True
 
@@ -202,7 +203,7 @@ class Network:
         if Address(address, interface.index, ours=True) not in self.addresses():
             return False
         with _asking(f"address {address} on {interface.name}"):
-            self._netlink.addr("delete", index=interface.index, address=str(address), prefixlen=32)
+            self._ask("addr", "delete", index=interface.index, address=str(address), prefixlen=32)
         return True
 
     def announce(self, address: IPv4Address, interface: Interface) -> None:
@@ -241,7 +242,7 @@ class Network:
             f"route to {route.cidr} via {route.next_hop}",
             f"the next hop must be a neighbour on interface {route.interface}, which must be up",
         ):
-            self._netlink.route(verb, **_route_request(route))
+            self._ask("route", verb, **_route_request(route))
         return True
 
     def lacks(self, route: Route) -> bool:
@@ -265,7 +266,7 @@ class Network:
         """Remove a route of ours; False if there is none."""
         with _asking(f"route to {route.cidr} via {route.next_hop}"):
             try:
-                self._netlink.route("delete", **_route_request(route))
+                self._ask("route", "delete", **_route_request(route))
             except NetlinkError as error:
                 if error.code != errno.ESRCH:
                     raise
@@ -288,14 +289,14 @@ class Network:
         with _asking(f"neighbour {address} on interface {interface}", "the interface must exist and be up"):
             if self._is_fixed(address, interface):
                 return
-            self._netlink.neigh(
-                "replace", dst=str(address), ifindex=interface, state=ndmsg.NUD_NONE, flags=ndmsg.NTF_USE
+            self._ask(
+                "neigh", "replace", dst=str(address), ifindex=interface, state=ndmsg.NUD_NONE, flags=ndmsg.NTF_USE
             )
 
     def _is_fixed(self, address: IPv4Address, interface: int) -> bool:
         """Linux 5.16 and later take a permanent entry for an ordinary one, and lose it, on NTF_USE."""
         try:
-            (message,) = self._netlink.neigh("get", dst=str(address), ifindex=interface)
+            (message,) = self._ask("neigh", "get", dst=str(address), ifindex=interface)
         except NetlinkError as error:
             if error.code != errno.ENOENT:
                 raise
@@ -305,7 +306,7 @@ class Network:
     def path_mtu(self, address: IPv4Address) -> int:
         """Bytes of the largest IP packet on the way to an address: of the route, else of the interface."""
         with _asking(f"route to {address}", "there must be one, see `ip route`"):
-            (message,) = self._netlink.route("get", dst=str(address))
+            (message,) = self._ask("route", "get", dst=str(address))
             metrics = message.get_attr("RTA_METRICS")
             mtu = metrics.get_attr("RTAX_MTU") if metrics is not None else None
             return int(mtu) if mtu else _interface(self._link(message.get_attr("RTA_OIF"))).mtu
@@ -313,7 +314,7 @@ class Network:
     def way_to(self, address: IPv4Address) -> Way:
         """The kernel's own way to an address; the data plane goes by the next hop that it is told."""
         with _asking(f"route to {address}", "there must be one, see `ip route`"):
-            (message,) = self._netlink.route("get", dst=str(address))
+            (message,) = self._ask("route", "get", dst=str(address))
         next_hop, source = message.get_attr("RTA_GATEWAY"), message.get_attr("RTA_PREFSRC")
         return Way(
             IPv4Address(next_hop) if next_hop else None,
@@ -374,7 +375,7 @@ class Network:
         attributes = [("IFLA_XDP_FD", program_fd), ("IFLA_XDP_FLAGS", flags)]
         if expected is not None:
             attributes.append(("IFLA_XDP_EXPECTED_FD", expected))
-        self._netlink.link("set", index=interface.index, xdp={"attrs": attributes})
+        self._ask("link", "set", index=interface.index, xdp={"attrs": attributes})
 
     @contextmanager
     def _hooking(self, interface: Interface) -> Iterator[None]:
@@ -393,15 +394,16 @@ class Network:
                     f"interface alone)"
                 ) from error
 
-    @property
-    def _netlink(self) -> Any:
+    def _ask(self, kind: str, verb: str, **wanted: Any) -> list[Any]:
+        """What the kernel answers."""
         # In another thread, pyroute2 would open another socket, in whatever namespace that thread is in.
         if threading.get_ident() != self._thread:
             raise RuntimeError("a Network is used by another thread than the one that made it")
-        return self._requests
+        with instruments.timed(instruments.netlink.labels(f"{kind} {verb}")):
+            return list(getattr(self._requests, kind)(verb, **wanted))
 
     def _link(self, interface: int) -> Any:
-        (message,) = self._netlink.link("get", index=interface)
+        (message,) = self._ask("link", "get", index=interface)
         return message
 
     def _dump(self, kind: str, **wanted: int) -> list[Any]:
@@ -409,7 +411,7 @@ class Network:
         with _asking(f"the kernel's table of {kind}s", "it changes all the time; try again"):
             for _ in range(DUMP_ATTEMPTS):
                 # dump_filter: without it pyroute2 has the kernel send everything, and filters that.
-                messages = list(getattr(self._netlink, kind)("dump", dump_filter=None, **wanted))
+                messages = self._ask(kind, "dump", dump_filter=None, **wanted)
                 if not any(message["header"]["flags"] & NLM_F_DUMP_INTR for message in messages):
                     return messages
             raise OSError(errno.EAGAIN, "could not be read in one piece")

@@ -474,7 +474,7 @@ def diff(have: Entries, want: Entries) -> list[Step]:
         *steps,
         *_deletes("endpoint_ids", have.endpoint_ids, want.endpoint_ids),
         *_deletes("endpoints", have.endpoints, want.endpoints),
-        *([Step(Action.WAIT, "pools", 0)] if gone else []),
+        *([Step(Action.WAIT, "pools", 0)] if ends else []),
         *_deletes("next_hops", have.next_hops, want.next_hops),
         *_deletes("links", have.links, want.links),
     ]

@@ -230,4 +230,6 @@ def prepared(tables: Tables, have: Entries, number: int) -> Iterator[Ends]:
         tables.apply([Step(Action.SET, *row) for row in rows])
         yield ends
     finally:
+        listener = rows[-1]
         tables.apply([Step(Action.DELETE, *row) for row in reversed(rows)])
+        tables.apply([Step(Action.END, *listener), Step(Action.WAIT, "pools", 0)])

@@ -46,14 +46,15 @@ TOTALS = {"passed": "PASS", "forwarded": "FORWARD", "rejected": "REJECT", "dropp
 
 
 def counts(maps: "Maps") -> dict[Verdict, int]:
-    """Packets by verdict, since the data plane was loaded."""
-    return {verdict: sum(maps["verdicts"].get(int(verdict))) for verdict in MEANINGS}
+    """Packets by verdict, since the data plane was loaded; those under NEXT_STEP are all that entered."""
+    (packets,) = maps["verdicts"].columns(len(Verdict)).values()
+    return dict(zip(Verdict, packets, strict=True))
 
 
 def totals(packets: Mapping[Verdict, int]) -> dict[str, int]:
-    """received = passed + forwarded + rejected + dropped."""
+    """received = passed + forwarded + rejected + dropped, but for packets that are on their way at this moment."""
     sums = {
         total: sum(count for verdict, count in packets.items() if verdict.name.split("_")[0] == action)
         for total, action in TOTALS.items()
     }
-    return {"received": sum(packets.values()), **sums}
+    return {"received": packets[Verdict.NEXT_STEP], **sums}

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ipbackend.datapath.loader import unpin
-from tests.bench import bed, choosing, control, established, flows, growth, openings, report, upkeep, watching
+from tests.bench import bed, choosing, control, established, flows, growth, openings, report, scrape, upkeep, watching
 from tests.bench.driver import Driver
 from tests.bench.rounds import Line
 from tests.netns.lab import private_mounts
@@ -25,6 +25,7 @@ ELSE = {
     "upkeep": upkeep.lines,
     "flows": flows.lines,
     "watching": watching.lines,
+    "scrape": scrape.lines,
 }
 CASES = (*established.CASES, *ELSE, "control")
 LEVELS = (1, 1_000, 100_000, 1_000_000)

@@ -21,6 +21,7 @@ from scapy.packet import Packet
 from ipbackend.abi import Phase, SweepMode, Verdict
 from ipbackend.config import parse
 from ipbackend.configuration import Configuration
+from ipbackend.conservation import Difference
 from ipbackend.datapath import syscall
 from ipbackend.datapath.audit import audit
 from ipbackend.datapath.loader import Program
@@ -28,6 +29,8 @@ from ipbackend.datapath.maps import Maps
 from ipbackend.datapath.tables import Tables
 from ipbackend.plan import Entries, NextHop, diff, hops, plan
 from ipbackend.sizing import FIRST_SNAT_PORT
+from ipbackend.verdicts import counts
+from ipbackend.view import View
 from tests.packet import cast
 from tests.packet.cast import Flow
 from tests.packet.driver import Driver
@@ -120,11 +123,20 @@ class Dataplane:
             ring.bytes[:] = struct.pack(f"{endpoint.slots}Q", *range(endpoint.first, endpoint.first + endpoint.slots))
             load = self.maps["load"].memory()[number]
             load.head, load.tail = 0, endpoint.slots
-            self._zero("endpoint_counts", number)
         for pool in self.entries.pools:
             self.maps["cursors"].memory()[pool].position = 0
-        for listener in self.entries.listeners.values():
-            self._zero("listener_counts", listener.id)
+        for name in ("verdicts", "listener_counts", "endpoint_counts"):
+            counted = self.maps[name].columns(len(Verdict) if name == "verdicts" else self._used())
+            for number in {row for column in counted.values() for row, count in enumerate(column) if count}:
+                self.maps[name].put_row(number, [0] * len(counted))
+
+    def _used(self) -> int:
+        """Ids of listeners and endpoints are below this."""
+        return 1 + max([0, *self.entries.endpoints, *(one.id for one in self.entries.listeners.values())])
+
+    def unbalanced(self) -> dict[str, Difference]:
+        """What of all that was counted does not add up."""
+        return View(self.maps, Configuration(), self.entries).differences()
 
     def _zero(self, table: str, number: int) -> None:
         values = self.maps[table].get(number)
@@ -132,13 +144,14 @@ class Dataplane:
 
     def verdicts(self) -> Counter[Verdict]:
         """How many packets ended in each verdict so far; the difference of two is what lies between."""
-        return Counter({verdict: sum(self.maps["verdicts"].get(int(verdict))) for verdict in Verdict})
+        return Counter({verdict: count for verdict, count in counts(self.maps).items() if verdict})
 
     def run(self, packet: Packet | bytes) -> Result:
         """One packet from the wire, on CLIENT_INTERFACE."""
-        before = self.verdicts()
+        before = counts(self.maps)
         action, left, _ = syscall.run(self.program.entry, bytes(packet))
-        changed = self.verdicts() - before
+        changed = Counter(counts(self.maps)) - Counter(before)
+        assert changed.pop(Verdict.NEXT_STEP) == 1, "it entered more than once"
         assert changed.total() == 1, f"counted under {changed}"
         name = ("ABORTED", "DROP", "PASS", "TX", "REDIRECT")[action]
         return Result(changed.most_common()[0][0], name, Ether(left))
@@ -222,9 +235,9 @@ def unconfigured(loaded: Dataplane) -> Iterator[Dataplane]:
     """
     loaded.reset()
     yield loaded
-    problems = audit(loaded.maps)
+    problems = audit(loaded.maps) + list(loaded.unbalanced())
     loaded.sweep(SweepMode.ENDPOINT)
-    left = audit(loaded.maps)
+    left = audit(loaded.maps) + list(loaded.unbalanced())
     if problems or left:
         start_over(loaded)
     assert problems == []
@@ -245,6 +258,7 @@ def start_over(dataplane: Dataplane) -> None:
     dataplane.entries = Entries()
     index = dataplane.maps["flow_index"].memory().bytes
     index[:] = bytes(len(index))
+    dataplane.start_anew()
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from ipbackend import instruments
 from ipbackend.api.app import create_app
 from ipbackend.changes import Change, between
 from ipbackend.configuration import Configuration, check_transition
@@ -20,6 +21,7 @@ from ipbackend.errors import NotRunningError
 from ipbackend.flows.archive import Reader
 from ipbackend.flows.keeper import Standing
 from ipbackend.health.states import Health
+from ipbackend.metrics import State, of_state
 from ipbackend.store import Revision, Stamp
 from ipbackend.view import View
 from tests.unit.wanted import FULL
@@ -36,6 +38,7 @@ class Kept:
         self.revision = 1
         self.problem = ""
         self.drift: list[str] = []
+        self.unbalanced: list[str] = []
         self.forwarding = False
         self.health: dict[str, Health] = {}
         self.drains = Drains()
@@ -75,6 +78,10 @@ class Kept:
 
     async def look(self, read: Callable[[View], Any]) -> Any:
         raise NotRunningError("nothing is loaded")
+
+    async def metrics(self) -> str:
+        state = State(self.forwarding, bool(self.problem), len(self.drift), len(self.unbalanced), self.revision)
+        return of_state(state) + instruments.text()
 
     async def roll_back(self, author: str, number: int) -> list[Change]:
         return await self.change(author, lambda _: FULL)

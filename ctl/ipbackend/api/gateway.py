@@ -106,12 +106,16 @@ class CaptureShown(Shown):
 
 
 class StatusShown(Shown):
-    """How it is: `problem` says why not all is as wanted, or not written down, `drift` what others changed."""
+    """How it is: `problem` says why not all is as wanted, or not written down, `drift` what others changed.
+
+    `unbalanced` are counters that must say the same and do not: a fault of the program.
+    """
 
     revision: int
     forwarding: bool
     problem: str | None
     drift: list[str]
+    unbalanced: list[str]
     resources: dict[str, int]
     endpoints: int
     capture: CaptureShown | None
@@ -187,6 +191,7 @@ async def show_status(service: Serving, request_id: RequestId, project_id: Id) -
         forwarding=service.forwarding,
         problem=service.problem or service.flow_log.problem or None,
         drift=service.drift,
+        unbalanced=service.unbalanced,
         resources=counts,
         endpoints=len(have.endpoints),
         capture=_capture(service.capturing) if service.capturing else None,

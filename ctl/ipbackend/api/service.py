@@ -45,6 +45,10 @@ class Service(Protocol):
         """What others changed, as the last look at the kernel found it."""
 
     @property
+    def unbalanced(self) -> list[str]:
+        """Counters that must say the same and do not, a line each."""
+
+    @property
     def forwarding(self) -> bool:
         """Whether there is a data plane."""
 
@@ -65,6 +69,9 @@ class Service(Protocol):
 
     async def recall(self, read: Callable[[Reader], Found]) -> Found:
         """What `read` finds in the flow log, while all else goes on."""
+
+    async def metrics(self) -> str:
+        """A Prometheus scrape."""
 
     async def change(
         self, author: str, edit: Edit, what: str = "", dry_run: bool = False, delays: Mapping[Claim, int] = NO_DELAYS

@@ -51,7 +51,7 @@ class VerdictShown(Shown):
 
 
 class Totals(Shown):
-    """received = passed + forwarded + rejected + dropped."""
+    """received = passed + forwarded + rejected + dropped, but for packets that are on their way at this moment."""
 
     received: int
     passed: int
@@ -205,7 +205,8 @@ async def show_counters(service: Serving, request_id: RequestId, project_id: Id)
     """Count packets by how their journey ended."""
     packets = await service.look(lambda view: verdicts.counts(view.maps))
     rows = [
-        VerdictShown(verdict=one.name, packets=count, meaning=verdicts.MEANINGS[one]) for one, count in packets.items()
+        VerdictShown(verdict=one.name, packets=packets[one], meaning=meaning)
+        for one, meaning in verdicts.MEANINGS.items()
     ]
     return CountersAnswer(verdicts=rows, totals=Totals(**verdicts.totals(packets)), request_id=request_id)
 

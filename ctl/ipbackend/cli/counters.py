@@ -15,7 +15,8 @@ from ipbackend.verdicts import MEANINGS, counts, totals
 def counters(run_directory: Path, everything: bool, output: out.Format) -> None:
     """Count packets by how their journey ended.
 
-    The sums below say that received = passed + forwarded + rejected + dropped.
+    The sums below say that received = passed + forwarded + rejected + dropped: what is received is counted where
+    packets enter, the rest where they leave.
 
     Example: ipbackend counters --all
     """
@@ -25,7 +26,7 @@ def counters(run_directory: Path, everything: bool, output: out.Format) -> None:
         packets = counts(maps)
     sums = totals(packets)
     columns = ("verdict", "packets", "meaning")
-    rows = [(one.name, count, MEANINGS[one]) for one, count in packets.items() if count or everything]
+    rows = [(one.name, packets[one], meaning) for one, meaning in MEANINGS.items() if packets[one] or everything]
     if output is not out.Format.TABLE:
         out.show_data(output, {"verdicts": [dict(zip(columns, row, strict=True)) for row in rows], "totals": sums})
     else:

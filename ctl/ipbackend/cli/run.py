@@ -1,6 +1,7 @@
 """`ipbackend run` and `unload`: the daemon in the foreground, and the end of what it leaves forwarding."""
 
 import logging
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import click
@@ -20,8 +21,15 @@ STORE = Path("/var/lib/ipbackend/store.db")
 @click.option(
     "--observe", is_flag=True, help="Report what others change of routes, addresses and maps; put nothing back."
 )
+@click.option(
+    "--metrics",
+    envvar="IPBACKEND_METRICS",
+    metavar="ADDRESS:PORT",
+    callback=lambda _ctx, _option, text: _address(text),
+    help="Have Prometheus read metrics there by TCP as well (or IPBACKEND_METRICS), such as 127.0.0.1:9177.",
+)
 @click.pass_obj
-def run(run_directory: Path, store: Path, observe: bool) -> None:
+def run(run_directory: Path, store: Path, observe: bool, metrics: tuple[str, int] | None) -> None:
     """Keep the gateway as the store says, and take changes on a socket, in the foreground.
 
     An empty store is a gateway that waits to be told its interfaces. SIGTERM stops, and the data plane goes on
@@ -32,7 +40,20 @@ def run(run_directory: Path, store: Path, observe: bool) -> None:
     from ipbackend import daemon  # takes a second, which the help of all commands need not
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    daemon.run(run_directory, store, observe)
+    daemon.run(run_directory, store, observe, metrics)
+
+
+def _address(text: str | None) -> tuple[str, int] | None:
+    if text is None:
+        return None
+    address, _, port = text.rpartition(":")
+    try:
+        IPv4Address(address)
+        if not 0 < int(port) < 1 << 16:
+            raise ValueError
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not an IPv4 address and a port, such as 127.0.0.1:9177") from None
+    return address, int(port)
 
 
 @click.command()

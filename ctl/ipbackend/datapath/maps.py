@@ -4,7 +4,8 @@ import contextlib
 import ctypes
 import mmap
 import os
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from ipbackend.errors import NotRunningError
 PINS = "bpf"
 _CLEARED = 1  # entries of the inner map that stands for none: every other has more
 _CODES: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}  # of unsigned numbers, by their size
+_PIECE = 128  # rows
 _PER_CPU_ARRAY, _PROG_ARRAY, _ARRAY_OF_MAPS = 6, 3, 12
 
 
@@ -101,6 +103,31 @@ class Map:
             return int.from_bytes(raw[:4], "little")
         values = [self._unpacked(raw[cpu * step :]) for cpu in range(cpus)]
         return values if self.info.type == _PER_CPU_ARRAY else values[0]
+
+    def columns(self, rows: int, first: int = 0) -> dict[str, list[int]]:
+        """Of so many rows of a per-CPU array each field (64 bits) row by row, all CPUs together."""
+        names = self.leaf.names() if issubclass(self.leaf, ctypes.Structure) else [self.name]
+        cpus, fields = _cpus(), len(names)
+        words = memoryview(syscall.lookup_many(self.fd, first, rows, 8 * fields * cpus)).cast("Q")
+        return {
+            name: list(map(sum, zip(*(words[at + cpu * fields :: cpus * fields] for cpu in range(cpus)), strict=True)))
+            for at, name in enumerate(names)
+        }
+
+    def rows_in_use(self) -> Iterator[int]:
+        """The rows of a per-CPU array that are not all 0: looked for in pieces, as nearly all are."""
+        size = self.info.value_size * _cpus()
+        raw = memoryview(syscall.lookup_many(self.fd, 0, self.info.max_entries, size))
+        for start in range(0, self.info.max_entries, _PIECE):
+            if raw[start * size : (start + _PIECE) * size] != bytes(_PIECE * size):
+                rows = range(start, min(start + _PIECE, self.info.max_entries))
+                yield from (row for row in rows if any(raw[row * size : (row + 1) * size]))
+
+    def put_row(self, row: int, numbers: Iterable[int]) -> None:
+        """Have a per-CPU array's row hold these numbers in all, by field: the first CPU's, and 0 of the others."""
+        numbers = list(numbers)
+        raw = struct.pack(f"{len(numbers)}Q", *numbers)
+        syscall.update(self.fd, self._packed(row), raw.ljust(len(raw) * _cpus(), b"\0"))
 
     def set(self, key: Any, value: Any) -> None:
         """Write an entry; of a map of maps or programs the value is a file descriptor."""

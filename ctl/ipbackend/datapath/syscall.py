@@ -76,6 +76,15 @@ def lookup(fd: int, key: bytes, size: int) -> bytes | None:
     return value.raw
 
 
+def lookup_many(fd: int, first: int, count: int, size: int) -> bytes:
+    """The values of an array from entry `first` on by one call, `size` bytes each: all CPUs' for a per-CPU array."""
+    before = ctypes.create_string_buffer(struct.pack("I", max(first - 1, 0)), 4)
+    last, keys, values = (ctypes.create_string_buffer(length) for length in (4, 4 * count, size * count))
+    places = (_address(before) if first else 0, _address(last), _address(keys), _address(values))
+    _bpf(_MAP_LOOKUP_BATCH, struct.pack("QQQQIIQQ", *places, count, fd, 0, 0))
+    return values.raw
+
+
 def update(fd: int, key: bytes, value: bytes) -> None:
     """Set or replace an entry; in a map of maps the value is the inner map's file descriptor."""
     at = ctypes.create_string_buffer(key, len(key))

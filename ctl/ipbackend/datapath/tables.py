@@ -81,6 +81,7 @@ class Tables:
         self._listeners = maps.directory("listeners_by_addr")
         self._endpoint_ids = maps.directory("endpoints_by_addr")
         self.untold: dict[int, int] = {}  # endpoints with connections that ended, and from which tick on
+        self._gone: dict[str, set[int]] = {"listener_counts": set(), "endpoint_counts": set()}  # since the last wait
         self._endpoints: dict[bytes, Endpoint] = {}  # as decoded, by what the maps hold of them
         self._actions: dict[tuple[Action, str], Callable[[Any, Any], object]] = {
             (Action.SET, "links"): lambda index, mtu: maps["links"].set(index, maps["links"].leaf(mtu=mtu)),
@@ -160,6 +161,10 @@ class Tables:
         clock, rest = self._maps.clock, self._maps["gateway"].memory()[0].rest
         for number in filter(self._was_used, self._numbers()):
             self.untold[number] = (clock.now() - clock.ticks(rest)) & 0xFFFF_FFFF
+        for name, directory in (("listener_counts", self._listeners), ("endpoint_counts", self._endpoint_ids)):
+            ids = {number for _, number in directory.entries()}
+            self._gone[name].update(set(self._maps[name].rows_in_use()) - ids - {0})
+        self.wait()
 
     def sweep(self, endpoint: int, mode: SweepMode, listener: int = 0) -> tuple[int, int]:
         """Look at all slots of an endpoint; returns how many connections ended and how many slots rested enough.
@@ -184,8 +189,15 @@ class Tables:
         return ended, rested
 
     def wait(self) -> None:
-        """Return when every packet that entered before has left: the kernel waits so after a map of maps changes."""
+        """Return when every packet that entered before has left: the kernel waits so after a map of maps changes.
+
+        Nothing is counted any more for who was gone before.
+        """
         self._maps["pools"].clear_inner([NO_POOL])
+        for name, numbers in self._gone.items():
+            if numbers:
+                self._retire(self._maps[name], numbers)
+                numbers.clear()
 
     def pool(self, number: int) -> Pool:
         """A pool as it is now; of one that is not there, an empty one."""
@@ -302,7 +314,7 @@ class Tables:
     def _end_listeners(self, steps: list[Step]) -> None:
         self._end_orphans()
         for step in steps:
-            self._zero(self._maps["listener_counts"], step.value.id)
+            self._gone["listener_counts"].add(step.value.id)
             self._maps["listener_load"].memory()[step.value.id].due = 0  # whoever gets the id next has a full bucket
 
     def _end_orphans(self) -> None:
@@ -360,7 +372,7 @@ class Tables:
     def _delete_endpoint(self, number: int, _: Endpoint) -> None:
         self._maps["endpoints"].set(number, self._maps["endpoints"].leaf())
         self._maps["load"].set(number, self._maps["load"].leaf())
-        self._zero(self._maps["endpoint_counts"], number)
+        self._gone["endpoint_counts"].add(number)
 
     def _access_key(self, key: AccessKey) -> Any:
         cidr = key.cidr
@@ -368,10 +380,15 @@ class Tables:
         return self._maps["access"].key(prefix=prefix, list=key.list, address=ip_to_map(cidr.network_address))
 
     @staticmethod
-    def _zero(table: Map, number: int) -> None:
-        """Counters start anew for whoever gets the id next."""
-        values = table.get(number)
-        syscall.update(table.fd, struct.pack("I", number), b"".join(bytes(type(value)()) for value in values))
+    def _retire(table: Map, numbers: Collection[int]) -> None:
+        """What those have counted goes to row 0, which is no one's; whoever gets their ids next starts at 0."""
+        first = min(numbers)
+        counted = list(zip(*table.columns(max(numbers) + 1 - first, first).values(), strict=True))
+        moved = [number for number in numbers if any(counted[number - first])]
+        before = (column[0] for column in table.columns(1).values())
+        table.put_row(0, map(sum, zip(before, *(counted[number - first] for number in moved), strict=True)))
+        for number in moved:
+            table.put_row(number, [0] * len(counted[0]))
 
 
 def _whole_rows(words: int) -> int:

@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable
 from ipaddress import IPv4Address
 
+from ipbackend import instruments
 from ipbackend.health.book import Book, Turn
 from ipbackend.health.probes import Answer, Asking, Prober, Unasked
 from ipbackend.health.questions import Question, question
@@ -108,6 +109,7 @@ class Monitors:
         turn = self._book.answered(number, failure)
         if turn is None:
             return
+        instruments.health.labels(turn.entry.health.status.value).inc()
         log.log(logging.WARNING if turn.entry.health.status is Status.OFFLINE else logging.INFO, "%s", told(turn))
         self._changed()
         self._plan_step()

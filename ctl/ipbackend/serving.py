@@ -1,0 +1,96 @@
+"""How requests come in: sockets, and HTTP servers on them. It knows no request's meaning."""
+
+import asyncio
+import contextlib
+import grp
+import os
+import pwd
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ipbackend.errors import DatapathError
+
+GROUP = "ipbackend"  # may use the Unix socket, beside root
+GOODBYE = 5  # seconds that requests under way have when the daemon stops
+
+
+class UnixProtocol(H11Protocol):
+    """HTTP on a Unix socket: `request.client` is the user at the other end, by name, and its process id."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The kernel tells who connected (unix(7), SO_PEERCRED)."""
+        super().connection_made(transport)
+        peer: socket.socket = transport.get_extra_info("socket")
+        pid, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        try:
+            name = pwd.getpwuid(uid).pw_name
+        except KeyError:
+            name = f"uid {uid}"
+        self.client = (name, pid)
+
+
+class Server(uvicorn.Server):
+    """One that says when it serves, and leaves signals to the daemon."""
+
+    def __init__(self, settings: uvicorn.Config) -> None:
+        super().__init__(settings)
+        self.serving = asyncio.Event()
+
+    @classmethod
+    def of(cls, app: ASGIApp, protocol: type[asyncio.Protocol] = H11Protocol) -> "Server":
+        """For an application."""
+        return cls(
+            uvicorn.Config(
+                app,
+                http=protocol,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                timeout_graceful_shutdown=GOODBYE,
+            )
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve."""
+        await super().startup(sockets)
+        self.serving.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+@contextlib.contextmanager
+def on_unix(path: Path) -> Iterator[socket.socket]:
+    """The Unix socket that requests come by: for root and the group, where there is one."""
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        before = os.umask(0o117)
+        try:
+            listening.bind(str(path))
+        finally:
+            os.umask(before)
+        with contextlib.suppress(KeyError):
+            os.chown(path, -1, grp.getgrnam(GROUP).gr_gid)
+        yield listening
+    path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def on_tcp(address: str, port: int) -> Iterator[socket.socket]:
+    """The TCP socket that metrics are read by. DatapathError: it cannot be had."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((address, port))
+        except OSError as error:
+            what = f"--metrics {address}:{port}: {error.strerror}"
+            raise DatapathError(f"{what} (take an address of this machine and a free port)") from error
+        yield listening
