@@ -4,24 +4,22 @@ It takes the roads of bpf/: parse.h, forward.h, uncommon.h, open.h, limits.h, ic
 or on a moment (an ICMP error when some CPUs have sent many, a rate just used up) is told as several outcomes. No I/O.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
-from itertools import islice
 from socket import IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP
 from typing import NamedTuple, Protocol
 
 from ipbackend import frame as frames
-from ipbackend.abi import RATE_SECOND, Phase, Role, Verdict
+from ipbackend.abi import Phase, Role, Verdict
 from ipbackend.candidates import Candidate, choose
+from ipbackend.demands import demands
+from ipbackend.flows import Flow, by_slot, find, find_quickly, next_slot, snat_of, without
 from ipbackend.frame import RST, Ending, Packet, Tuple
-from ipbackend.model import Access
 from ipbackend.plan import Address, Listener
-from ipbackend.reader import NOWHERE, Bucket, Connection, Endpoint, Reader
-from ipbackend.sizing import FIRST_SNAT_PORT
+from ipbackend.reader import NOWHERE, Bucket, Reader
 from ipbackend.verdicts import MEANINGS
 
-SLOT_TRIES, RING_TRIES = 4, 64  # as in open.h and slots.h, held equal by a test
 _NAMED = 12  # members that are told one by one
 _OPEN_TO_ALL = (0, 127)  # first bytes of addresses that no single host has, beside those from 224 on
 
@@ -84,29 +82,11 @@ class Explanation:
     outcomes: list[Outcome] = field(default_factory=list)
 
 
-class _Flow(NamedTuple):
-    """A connection where it was found; `slot` is its endpoint's."""
-
-    place: int
-    slot: int
-    connection: Connection
-    endpoint: Endpoint
-
-    def __str__(self) -> str:
-        snat, port = _snat_of(self.endpoint, self.slot)
-        at = f"slot {self.slot:,} of {self.endpoint} is {snat}:{port}"
-        return f"{self.connection.phase.name}, of client {self.connection.tuple.client}, {at}"
-
-
 def explain(data: bytes, interface: int, reader: Reader, names: Names) -> Explanation:
     """What would become of a frame that came in by an interface (its index)."""
     walk = _Walk(interface, reader, names)
     walk.told.outcomes = list(dict.fromkeys(walk.receive(data)))
     return walk.told
-
-
-def _snat_of(endpoint: Endpoint, slot: int) -> tuple[IPv4Address, int]:
-    return endpoint.snat[slot % len(endpoint.snat)], FIRST_SNAT_PORT + slot // len(endpoint.snat)
 
 
 class _Walk:
@@ -199,7 +179,7 @@ class _Walk:
     # From the client
 
     def _from_client(self, packet: Packet) -> list[Outcome]:
-        flow = self._find_quickly(packet.tuple)
+        flow = find_quickly(self._reader, packet.tuple)
         if flow and (flow.connection.phase < Phase.CLOSED or not packet.opens):
             self._found(packet, flow)
             return self._on(packet, flow, self._to_member, Verdict.FORWARD_REQUEST)
@@ -207,30 +187,9 @@ class _Walk:
             return self._ends("connection", Ending(Verdict.DROP_FRAGMENT, "none: a later fragment opens none"))
         return self._find_or_open(packet)
 
-    def _find_quickly(self, sought: Tuple) -> _Flow | None:
-        """By the first entry with its tag, as the common road does."""
-        places = [place for bucket in self._reader.buckets(sought) for place in bucket.places[:1]]
-        flow = self._flow(places[0]) if places else None
-        if flow is None or flow.connection.phase < Phase.PENDING or flow.connection.tuple != sought:
-            return None
-        return flow
-
-    def _find(self, sought: Tuple, last: Phase) -> _Flow | None:
-        """By all entries with its tag."""
-        for bucket in self._reader.buckets(sought):
-            for flow in map(self._flow, bucket.places):
-                if Phase.PENDING <= flow.connection.phase <= last and flow.connection.tuple == sought:
-                    return flow
-        return None
-
-    def _flow(self, place: int) -> _Flow:
-        connection = self._reader.connection(place)
-        endpoint = self._reader.endpoint(connection.endpoint)
-        return _Flow(place, place - endpoint.first, connection, endpoint)
-
     def _find_or_open(self, packet: Packet) -> list[Outcome]:
         buckets = self._reader.buckets(packet.tuple)
-        flow = self._find(packet.tuple, Phase.EXPIRED)
+        flow = find(self._reader, packet.tuple, Phase.EXPIRED)
         if flow and flow.connection.phase < Phase.CLOSED:
             self._found(packet, flow)
             return self._on(packet, flow, self._to_member, Verdict.FORWARD_REQUEST)
@@ -238,7 +197,7 @@ class _Walk:
             return self._ends("connection", Ending(Verdict.DROP_NO_CONNECTION, f"one that has ended ({flow})"))
         if flow:
             self._say("connection", f"one that has ended ({flow}): it makes room")
-            buckets = _without(buckets, buckets, flow.place)
+            buckets = without(buckets, buckets, flow.place)
         else:
             first, second = (bucket.number for bucket in buckets)
             self._say("connection", f"none: buckets {first:,} and {second:,} of the flow index do not have it")
@@ -258,11 +217,12 @@ class _Walk:
 
     def _open(self, packet: Packet, listener: Listener, buckets: tuple[Bucket, Bucket]) -> list[Outcome]:
         maybe: list[Outcome] = []
-        for step, ending, sure in self._limits(packet, listener):
-            if sure:
-                return maybe + self._ends(step, ending, packet)
-            self._say(step, f"about to be used up: it may be that {ending.why}")
-            maybe.append(self._outcome(ending.verdict))
+        for demand in demands(self._reader, listener, packet.source):
+            if demand.ending and demand.sure:
+                return maybe + self._ends(demand.step, demand.ending, packet)
+            self._say(demand.step, demand.what)
+            if demand.ending:
+                maybe.append(self._outcome(demand.ending.verdict))
         choice = choose(self._reader, listener.pool, packet.tuple)
         self.told.candidates = choice.candidates
         name = self._names.pool(listener.pool)
@@ -276,99 +236,45 @@ class _Walk:
             return maybe + self._ends("member", choice.ending, packet)
         return maybe + self._take(packet, choice.endpoint, buckets)
 
-    def _limits(self, packet: Packet, listener: Listener) -> Iterator[tuple[str, Ending, bool]]:
-        """Where a listener does not take one connection more, and whether that is sure; what it has is said."""
-        if listener.access is not None:
-            listed = self._reader.is_listed(listener.list, packet.source)
-            what = f"{packet.source} is {'' if listed else 'not '}on its {listener.access.value} list"
-            if listed is (listener.access is Access.DENY):
-                yield "access", Ending(Verdict.DROP_ACCESS, what), True
-            self._say("access", what)
-        if listener.source_rate:
-            due = self._reader.source_due(listener.id, packet.source)
-            why = f"{packet.source} has opened as many a second as one client may, {listener.source_rate:,}"
-            yield from self._rate("client rate", due, listener.source_rate, Ending(Verdict.DROP_SOURCE_RATE, why))
-        load = self._reader.listener_load(listener.id)
-        if listener.limit:
-            what = f"{load.active:,} of {listener.limit:,} connections of this listener"
-            if load.active >= listener.limit:
-                yield "limit", Ending(Verdict.REJECT_LISTENER_FULL, what), True
-            self._say("limit", what)
-        if listener.rate:
-            why = f"all clients together have opened as many a second as they may, {listener.rate:,}"
-            yield from self._rate("rate", load.due, listener.rate, Ending(Verdict.DROP_LISTENER_RATE, why))
-
-    def _rate(self, step: str, due: int, rate: int, ending: Ending) -> Iterator[tuple[str, Ending, bool]]:
-        """A bucket that holds a second's worth of tokens."""
-        interval = -(-RATE_SECOND // rate)
-        at = self._reader.rate_now()
-        out = {max(due - one, 0) > (rate - 1) * interval for one in at}
-        if True in out:
-            yield step, ending, out == {True}
-        else:
-            left = min(rate - -(-max(due - at[0], 0) // interval), rate)
-            self._say(step, f"{left:,} of {rate:,} new connections are left for this second")
-
     def _take(self, packet: Packet, number: int, buckets: tuple[Bucket, Bucket]) -> list[Outcome]:
         """The slot that would be taken of this endpoint, and on from there."""
         endpoint = self._reader.endpoint(number)
-        place = self._next_slot(number)
+        place = next_slot(self._reader, number)
         if place == NOWHERE:
             return self._ends("slot", Ending(Verdict.DROP_NOT_OPENED, f"{endpoint} has no free slot"))
         held = self._reader.connection(place)
         if held.phase >= Phase.CLOSED:  # it has rested until now, and leaves the index
-            buckets = _without(buckets, self._reader.buckets(held.tuple), place)
+            buckets = without(buckets, self._reader.buckets(held.tuple), place)
         slot = place - endpoint.first
-        snat, port = _snat_of(endpoint, slot)
+        snat, port = snat_of(endpoint, slot)
         self._say("slot", f"{slot:,} of {endpoint.slots:,} of {endpoint}, the next in its queue")
         if not any(bucket.free for bucket in buckets):
             why = f"both buckets of the flow index, {buckets[0].number:,} and {buckets[1].number:,}, are full"
             return self._ends("flow index", Ending(Verdict.DROP_INDEX_FULL, why))
         self._say("SNAT", f"{snat}:{port}, what this slot stands for")
         fresh = held._replace(tuple=packet.tuple, endpoint=number, phase=Phase.PENDING)
-        flow = _Flow(place, slot, fresh, endpoint)
+        flow = Flow(place, slot, fresh, endpoint)
         return self._on(packet, flow, self._to_member, Verdict.FORWARD_OPENED)
 
-    def _next_slot(self, number: int) -> int:
-        """As it comes out of the ring; one that someone holds is put back."""
-        for place in islice(_drawn(self._reader.queue(number)), SLOT_TRIES):
-            phase = self._reader.connection(place).phase
-            if phase is Phase.FREE or phase >= Phase.CLOSED:
-                return place
-        return NOWHERE
-
-    def _to_member(self, flow: _Flow) -> Way | Ending:
+    def _to_member(self, flow: Flow) -> Way | Ending:
         hop = self._reader.next_hop(flow.endpoint.next_hop)
         if not hop.resolved:
             return Ending(Verdict.DROP_NO_NEXT_HOP, f"{hop.address} does not answer ARP: the way is not known")
-        snat, port = _snat_of(flow.endpoint, flow.slot)
+        snat, port = snat_of(flow.endpoint, flow.slot)
         self._say("next hop", f"{hop.address}, {self._link(hop.interface, hop.destination, hop.vlan, hop.mtu)}")
         return Way(f"{snat}:{port}", str(flow.endpoint), hop.interface, hop.destination, hop.source, hop.vlan, hop.mtu)
 
     # From the member
 
     def _from_member(self, packet: Packet, index: int) -> list[Outcome]:
-        flow = self._by_slot(packet.source, packet.sport, packet.protocol, index, packet.dport)
+        flow = by_slot(self._reader, packet.source, packet.sport, packet.protocol, index, packet.dport)
         if flow is None:
             why = f"none of a member {packet.source}:{packet.sport} has {packet.destination}:{packet.dport}"
             return self._ends("connection", Ending(Verdict.DROP_NO_CONNECTION, why))
         self._found(packet, flow)
         return self._on(packet, flow, self._to_client, Verdict.FORWARD_REPLY)
 
-    def _by_slot(
-        self, member: IPv4Address, member_port: int, protocol: int, index: int, snat_port: int
-    ) -> _Flow | None:
-        number = self._reader.endpoint_of(member, member_port, protocol)
-        if not number or snat_port < FIRST_SNAT_PORT:
-            return None
-        endpoint = self._reader.endpoint(number)
-        slot = (snat_port - FIRST_SNAT_PORT) * len(endpoint.snat) | index
-        if slot >= endpoint.slots:
-            return None
-        connection = self._reader.connection(endpoint.first + slot)
-        return _Flow(endpoint.first + slot, slot, connection, endpoint) if connection.phase >= Phase.SYN_SENT else None
-
-    def _to_client(self, flow: _Flow) -> Way | Ending:
+    def _to_client(self, flow: Flow) -> Way | Ending:
         one, ends = flow.connection, flow.connection.tuple
         mtu = self._reader.link(one.client_interface)
         if not mtu:
@@ -410,21 +316,19 @@ class _Walk:
         self._leave(way)
         return [self._outcome(Verdict.FORWARD_ICMP_ERROR, flow, way)]
 
-    def _quoted_flow(self, packet: Packet, inner: Packet, ours: Address) -> _Flow | None:
+    def _quoted_flow(self, packet: Packet, inner: Packet, ours: Address) -> Flow | None:
         if inner.source != packet.destination:
             return None
         if ours.role is Role.SNAT:
-            flow = self._by_slot(inner.destination, inner.dport, inner.protocol, ours.index, inner.sport)
+            flow = by_slot(self._reader, inner.destination, inner.dport, inner.protocol, ours.index, inner.sport)
         else:
             client = Tuple(inner.destination, inner.dport, inner.source, inner.sport, inner.protocol)
-            flow = self._find_quickly(client)
+            flow = find_quickly(self._reader, client)
         return flow if flow and flow.connection.phase is not Phase.EXPIRED else None
 
     # The end
 
-    def _on(
-        self, packet: Packet, flow: _Flow, find: Callable[[_Flow], Way | Ending], verdict: Verdict
-    ) -> list[Outcome]:
+    def _on(self, packet: Packet, flow: Flow, lead: Callable[[Flow], Way | Ending], verdict: Verdict) -> list[Outcome]:
         """A packet of a connection: out, if there is a way that it fits through."""
         if flow.connection.phase is Phase.EXPIRED:
             if packet.flags & RST or packet.offset:
@@ -432,7 +336,7 @@ class _Walk:
                 return self._ends("connection", Ending(Verdict.DROP_NO_CONNECTION, why))
             why = "its other end has been forgotten, and this one is told"
             return self._ends("connection", Ending(Verdict.REJECT_EXPIRED, why), packet)
-        way = find(flow)
+        way = lead(flow)
         opened = " (the connection is opened even so)" if verdict is Verdict.FORWARD_OPENED else ""
         if isinstance(way, Ending):
             return self._ends("next hop", way._replace(why=way.why + opened), packet, flow)
@@ -450,9 +354,7 @@ class _Walk:
             return Ending(Verdict.DROP_TOO_BIG, f"{what}, and there is no one to tell{opened}")
         return Ending(Verdict.REJECT_TOO_BIG, f"{what}: its sender is told{opened}")
 
-    def _ends(
-        self, step: str, ending: Ending, packet: Packet | None = None, flow: _Flow | None = None
-    ) -> list[Outcome]:
+    def _ends(self, step: str, ending: Ending, packet: Packet | None = None, flow: Flow | None = None) -> list[Outcome]:
         """Here; a packet that is answered by an ICMP error only if its CPU has not sent too many."""
         self._say(step, ending.why)
         outcomes = [self._outcome(ending.verdict, flow)]
@@ -472,13 +374,13 @@ class _Walk:
         self._say("answer", "an ICMP error, or none: some CPUs have sent as many as they may")
         return outcomes + silent
 
-    def _outcome(self, verdict: Verdict, flow: _Flow | None = None, way: Way | None = None) -> Outcome:
+    def _outcome(self, verdict: Verdict, flow: Flow | None = None, way: Way | None = None) -> Outcome:
         if flow is None:
             return Outcome(verdict)
-        snat, port = _snat_of(flow.endpoint, flow.slot)
+        snat, port = snat_of(flow.endpoint, flow.slot)
         return Outcome(verdict, str(flow.endpoint), f"{snat}:{port}", flow.slot, way)
 
-    def _found(self, packet: Packet, flow: _Flow) -> None:
+    def _found(self, packet: Packet, flow: Flow) -> None:
         if packet.destination != flow.connection.tuple.vip:
             self._say("connection", str(flow))
             return
@@ -500,19 +402,3 @@ class _Walk:
 
 def _called(address: IPv4Address, ours: Address) -> str:
     return f"{address} is a VIP" if ours.role is Role.VIP else f"{address} is SNAT address {ours.index + 1}"
-
-
-def _drawn(queue: Iterator[int]) -> Iterator[int]:
-    """Slots as they come out of a ring, whose places may be empty for a while."""
-    while True:
-        place = next((one for one in islice(queue, RING_TRIES) if one != NOWHERE), NOWHERE)
-        if place == NOWHERE:
-            return
-        yield place
-
-
-def _without(buckets: tuple[Bucket, Bucket], others: tuple[Bucket, Bucket], place: int) -> tuple[Bucket, Bucket]:
-    """Two buckets after an entry for `place` has left the first of the others that has it."""
-    left = next((other.number for other in others if place in other.places), None)
-    first, second = (one._replace(free=one.free + (one.number == left)) for one in buckets)
-    return first, second

@@ -136,7 +136,7 @@ def test_a_valid_file_is_summed_up(tmp_path: Path) -> None:
         "health_monitors": 0,
         "ip_groups": 0,
         "addresses_required": {"total": 6, "parts": {"vip": 1, "health_check": 1, "snat": 4}},
-        "memory_bytes": index + slots,
+        "memory_bytes": index + slots + clients,
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ipbackend import candidates, explain, frame
+from ipbackend import candidates, flows, frame
 from ipbackend.abi import Verdict
 from ipbackend.candidates import choose
 from ipbackend.datapath import lookup
@@ -52,8 +52,8 @@ def constant(file: str, name: str) -> int:
         ("schedule.h", "SPREAD", candidates.SPREAD),
         ("schedule.h", "GOLDEN", candidates.GOLDEN),
         ("schedule.h", "TIE_BITS", candidates.TIE_BITS),
-        ("open.h", "SLOT_TRIES", explain.SLOT_TRIES),
-        ("slots.h", "RING_TRIES", explain.RING_TRIES),
+        ("open.h", "SLOT_TRIES", flows.SLOT_TRIES),
+        ("slots.h", "RING_TRIES", flows.RING_TRIES),
         ("icmp.h", "CHECKED_ICMP", frame.CHECKED),
         ("clock.h", "BURST", lookup.BURST),
         ("abi.h", "FRAGMENT_LIFE", lookup.FRAGMENT_LIFE),
