@@ -130,12 +130,12 @@ class Watch:
         self._rounds: dict[str, tuple[int, Difference]] = {}  # how many in a row, and how it was last
         self.checks = 0
 
-    def take(self, looks: Iterable[dict[str, Difference]]) -> list[str]:
-        """A round of looks; returns what does not add up for certain, a line each."""
+    def take(self, looks: Iterable[dict[str, Difference]]) -> dict[str, Difference]:
+        """A round of looks; returns what does not add up for certain."""
         self.checks += 1
         rounds = {}
         for what, one in lasting(looks).items():
             count, last = self._rounds.get(what, (0, one))
             rounds[what] = (count + 1 if _agrees(one, last) else 1, one)
         self._rounds = rounds
-        return [f"{what}: they differ by {one}" for what, (count, one) in rounds.items() if count >= ROUNDS]
+        return {what: one for what, (count, one) in rounds.items() if count >= ROUNDS}

@@ -12,7 +12,7 @@ from pathlib import Path
 from ipbackend import instruments
 from ipbackend.changes import Change, between
 from ipbackend.configuration import Configuration, check_transition
-from ipbackend.conservation import Watch
+from ipbackend.conservation import Difference, Watch
 from ipbackend.datapath.maps import Maps
 from ipbackend.edits import Edit
 from ipbackend.errors import IpbackendError, NotRunningError
@@ -50,7 +50,7 @@ class Control:
         self.problem = ""  # why not everything is as wanted, or nothing
         self.drift: list[str] = []  # what others changed, as the last refresh found it
         self._watch = Watch()
-        self.unbalanced: list[str] = []  # counters that must say the same and do not
+        self._differing: Mapping[str, Difference] = {}  # books that must say the same and do not
         self._publish()
         link = run_directory / LINK
         link.unlink(missing_ok=True)
@@ -141,7 +141,8 @@ class Control:
                 self.start()
             return
         try:
-            drift = self._forwarding.refresh(self.configuration, self._observe)
+            with instruments.timed(instruments.refreshes):
+                drift = self._forwarding.refresh(self.configuration, self._observe)
         except IpbackendError as error:
             self._failed(error)
             return
@@ -168,15 +169,21 @@ class Control:
     def check(self) -> None:
         """Compare the books: everything counted has another count that must say the same."""
         if self._forwarding is None:
+            self._differing = {}
             return
         with instruments.timed(instruments.checks):
             view = self._forwarding.look(self.configuration)
-            unbalanced = self._watch.take(iter(view.differences, None))
-        for line in set(unbalanced) - set(self.unbalanced):
-            log.error("the books do not balance: %s", line)
-        if self.unbalanced and not unbalanced:
+            differing = self._watch.take(iter(view.differences, None))
+        for what in differing.keys() - self._differing.keys():
+            log.error("the books do not balance: %s: they differ by %s", what, differing[what])
+        if self._differing and not differing:
             log.info("the books balance again")
-        self.unbalanced = unbalanced
+        self._differing = differing
+
+    @property
+    def unbalanced(self) -> list[str]:
+        """Counters that must say the same and do not, a line each."""
+        return [f"{what}: they differ by {one}" for what, one in self._differing.items()]
 
     def examine(self, key: EndpointKey) -> list[Finding]:
         """Whether a member that is there, or to be added, is prepared."""

@@ -266,10 +266,11 @@ def test_the_daemon_measures_its_own_work(gateway: Gateway, lab: Lab) -> None:
     sweeps = "sweep_duration_seconds_count"
     wait_until(lambda: values(gateway).sum(sweeps) > after.sum(sweeps))
     now = values(gateway)
-    assert now.sum("sweep_delay_seconds_count") > 0
+    for work in ("sweep", "sweep_delay", "refresh", "conservation_check", "scrape"):
+        name = work if work == "sweep_delay" else f"{work}_duration"
+        assert now.sum(f"{name}_seconds_count") > 0
     assert abs(time.time() - now.sum("sweep_last_timestamp_seconds")) < 60
     assert now.sum("sweep_slots_total") > 0
-    assert now.sum("scrape_duration_seconds_count") > 0
 
 
 # --- By TCP.

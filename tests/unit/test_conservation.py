@@ -119,8 +119,9 @@ def test_no_look_is_taken_in_vain() -> None:
 
 def test_only_what_lasts_for_rounds_is_told() -> None:
     watch, wrong = Watch(), {"a": Difference(1, 3)}
-    assert [watch.take(repeat(wrong)) for _ in range(ROUNDS - 1)] == [[]] * (ROUNDS - 1)
-    assert watch.take(repeat(wrong)) == ["a: they differ by 1 to 3"]
-    assert watch.take(repeat({"a": Difference(-1, -1)})) == []  # to the other side: something else
-    assert watch.take(repeat({})) == []
-    assert [watch.take(repeat(wrong)) for _ in range(ROUNDS - 1)] == [[]] * (ROUNDS - 1)
+    assert [watch.take(repeat(wrong)) for _ in range(ROUNDS - 1)] == [{}] * (ROUNDS - 1)
+    assert watch.take(repeat(wrong)) == wrong
+    assert str(wrong["a"]) == "1 to 3"
+    assert watch.take(repeat({"a": Difference(-1, -1)})) == {}  # to the other side: something else
+    assert watch.take(repeat({})) == {}
+    assert [watch.take(repeat(wrong)) for _ in range(ROUNDS - 1)] == [{}] * (ROUNDS - 1)
