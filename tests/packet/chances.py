@@ -78,17 +78,31 @@ said_after_silence = st.lists(st.one_of(word, reset), max_size=3)
 
 
 GROUPS = {"nobody": (), "one": (f"{cast.CLIENT}/32",), "both": ("203.0.113.0/28",), "others": ("198.51.100.0/24",)}
-algorithm = st.sampled_from(Algorithm)
-persistence = st.sampled_from((None, None, 1, 2))
-demands = st.fixed_dictionaries(  # of a listener
-    {
-        "max_connections": st.sampled_from((0, 0, 0, 1, 2)),
-        "cps": st.sampled_from((0, 0, 1)),  # at that rate a slow machine matters least
-        "source_cps": st.sampled_from((0, 0, 1)),
-        "access": st.sampled_from(Access),
-        "ip_groups": st.sampled_from(((),) * 6 + (("one",), ("both",), ("nobody",), ("one", "others"))),
-    }
+choice = st.one_of(  # of a pool
+    st.fixed_dictionaries(
+        {
+            "algorithm": st.sampled_from((Algorithm.ROUND_ROBIN, Algorithm.LEAST_CONNECTIONS)),
+            "persistence": st.sampled_from((None, None, 1, 2)),
+        }
+    ),
+    st.fixed_dictionaries(
+        {
+            "algorithm": st.sampled_from((Algorithm.SOURCE_IP, Algorithm.SOURCE_IP_PORT)),
+            "persistence": st.none(),
+        }
+    ),
 )
+_rates = {
+    "max_connections": st.sampled_from((0, 0, 0, 1, 2)),
+    "cps": st.sampled_from((0, 0, 1)),  # at that rate a slow machine matters least
+    "source_cps": st.sampled_from((0, 0, 1)),
+}
+_served = {
+    "access": st.sampled_from(Access),
+    "ip_groups": st.sampled_from((("one",), ("both",), ("nobody",), ("one", "others"))),
+}
+_for_all = {"access": st.just(Access.ALLOW), "ip_groups": st.just(())}
+demands = st.one_of(st.fixed_dictionaries(_rates | _for_all), st.fixed_dictionaries(_rates | _served))  # of a listener
 
 
 def configured(

@@ -30,7 +30,6 @@ from scapy.packet import Packet, Raw
 
 from ipbackend.abi import Verdict
 from ipbackend.configuration import Configuration
-from ipbackend.model import Algorithm
 from tests.packet import cast, chances
 from tests.packet.both import Both, tuple_of
 from tests.packet.cast import CLIENT_INTERFACE, Flow, built, from_client, icmp
@@ -284,8 +283,7 @@ class Life(RuleBasedStateMachine):
             st.tuples(
                 st.just("change_choice"),
                 st.sampled_from(("web", "second", "dns")),
-                chances.algorithm,
-                chances.persistence,
+                chances.choice,
             ),
             st.tuples(st.just("change_demands"), st.sampled_from(sorted(LISTENERS)), chances.demands),
         ),
@@ -324,9 +322,9 @@ class Life(RuleBasedStateMachine):
             self.listeners[name] = seconds
         self.both.configure(self.configured())
 
-    def change_choice(self, pool: str, algorithm: Algorithm, persistence: int | None) -> None:
+    def change_choice(self, pool: str, choice: dict[str, Any]) -> None:
         """How the pool's members are chosen among, and whether clients stay."""
-        self.choices[pool] = {"algorithm": algorithm, "persistence": persistence}
+        self.choices[pool] = choice
         self.both.configure(self.configured())
 
     def change_demands(self, name: str, demands: dict[str, Any]) -> None:
