@@ -19,12 +19,12 @@ import pytest
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Dot1Q, Ether
 
-from ipbackend import frame
 from ipbackend.abi import RATE_SECOND, Phase, SweepMode, Verdict
 from ipbackend.datapath import syscall
 from ipbackend.datapath.lookup import Lookup
-from ipbackend.explain import Explanation, Outcome, explain
-from ipbackend.frame import Packet, Tuple
+from ipbackend.explain import frame
+from ipbackend.explain.frame import Packet, Tuple
+from ipbackend.explain.walk import Explanation, Outcome, explain
 from ipbackend.schedule import maglev
 from tests.packet import cast
 from tests.packet.choices import chosen_by, demanding, member

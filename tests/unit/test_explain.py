@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from ipbackend import candidates, flows, frame
 from ipbackend.abi import Verdict
-from ipbackend.candidates import choose
 from ipbackend.datapath import lookup
 from ipbackend.datapath.flow_index import buckets_of, hash_of
 from ipbackend.datapath.source import bpf_directory
-from ipbackend.frame import ACK, SYN, Packet, Tuple, build
+from ipbackend.explain import candidates, flows, frame
+from ipbackend.explain.candidates import choose
+from ipbackend.explain.frame import ACK, SYN, Packet, Tuple, build
+from ipbackend.explain.reader import Endpoint, Load
 from ipbackend.model import Algorithm
 from ipbackend.plan import Pool
-from ipbackend.reader import Endpoint, Load
 from tests.unit.serving import OURS, Client, refused
 
 CLIENT, VIP = IPv4Address("203.0.113.7"), IPv4Address("10.0.0.100")

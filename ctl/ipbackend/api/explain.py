@@ -4,8 +4,8 @@ from typing import Annotated
 
 from fastapi import Query
 
-from ipbackend import question
 from ipbackend.api.base import OURS, Answer, Id, QueryFlag, RequestId, Serving, Shown, router
+from ipbackend.explain import question
 from ipbackend.model import Protocol
 
 operations = router(OURS, "traffic")

@@ -8,7 +8,7 @@ import click
 from ipbackend.cli import output as out
 
 if TYPE_CHECKING:
-    from ipbackend.question import Answer
+    from ipbackend.explain.question import Answer
 
 COLUMNS = ("verdict", "member", "snat", "interface", "mac", "mtu")
 
@@ -47,8 +47,8 @@ def explain(
     Example: ipbackend explain 203.0.113.7:40000 10.0.0.100:80
     """
     from ipbackend.cli.view import looking  # it brings BCC along, which the help need not
+    from ipbackend.explain.question import Question, answer
     from ipbackend.model import Protocol
-    from ipbackend.question import Question, answer
 
     asked = Question(source, destination, Protocol(protocol.upper()), flags, size, interface, ttl, df, icmp_error)
     with looking(run_directory) as view:

@@ -12,9 +12,9 @@ from ipbackend.datapath.directory import key_of
 from ipbackend.datapath.flow_index import buckets_of, hash_of
 from ipbackend.datapath.maps import Maps
 from ipbackend.datapath.tables import Tables, ip_from_map, ip_to_map
-from ipbackend.frame import Packet, Tuple
+from ipbackend.explain.frame import Packet, Tuple
+from ipbackend.explain.reader import Bucket, Connection, Datagram, Endpoint, ListenerLoad, Load
 from ipbackend.plan import Address, Listener, NextHop, Pool
-from ipbackend.reader import Bucket, Connection, Datagram, Endpoint, ListenerLoad, Load
 
 _READ_ONLY = -1  # in place of the sweep program
 _LIST_BITS = 32  # of an access list's key, before the address

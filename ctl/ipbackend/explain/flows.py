@@ -6,8 +6,8 @@ from itertools import islice
 from typing import NamedTuple
 
 from ipbackend.abi import Phase
-from ipbackend.frame import Tuple
-from ipbackend.reader import NOWHERE, Bucket, Connection, Endpoint, Reader
+from ipbackend.explain.frame import Tuple
+from ipbackend.explain.reader import NOWHERE, Bucket, Connection, Endpoint, Reader
 from ipbackend.sizing import FIRST_SNAT_PORT
 
 SLOT_TRIES, RING_TRIES = 4, 64  # as in open.h and slots.h, held equal by a test

@@ -10,14 +10,14 @@ from ipaddress import IPv4Address
 from socket import IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP
 from typing import NamedTuple, Protocol
 
-from ipbackend import frame as frames
 from ipbackend.abi import Phase, Role, Verdict
-from ipbackend.candidates import Candidate, choose
-from ipbackend.demands import demands
-from ipbackend.flows import Flow, by_slot, find, find_quickly, next_slot, snat_of, without
-from ipbackend.frame import RST, Ending, Packet, Tuple
+from ipbackend.explain import frame as frames
+from ipbackend.explain.candidates import Candidate, choose
+from ipbackend.explain.demands import demands
+from ipbackend.explain.flows import Flow, by_slot, find, find_quickly, next_slot, snat_of, without
+from ipbackend.explain.frame import RST, Ending, Packet, Tuple
+from ipbackend.explain.reader import NOWHERE, Bucket, Reader
 from ipbackend.plan import Address, Listener
-from ipbackend.reader import NOWHERE, Bucket, Reader
 from ipbackend.verdicts import MEANINGS
 
 _NAMED = 12  # members that are told one by one

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
-from ipbackend import frame
 from ipbackend.abi import Role
-from ipbackend.candidates import Candidate
 from ipbackend.datapath.lookup import Lookup
 from ipbackend.errors import ConfigurationError, suggestion
-from ipbackend.explain import Outcome, Step, explain
-from ipbackend.frame import FLAGS, Tuple
+from ipbackend.explain import frame
+from ipbackend.explain.candidates import Candidate
+from ipbackend.explain.frame import FLAGS, Tuple
+from ipbackend.explain.walk import Outcome, Step, explain
 from ipbackend.model import Protocol
 from ipbackend.peer import Peer, peer
 from ipbackend.plan import ListenerKey, gateway_of

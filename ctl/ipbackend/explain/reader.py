@@ -5,7 +5,7 @@ from ipaddress import IPv4Address
 from typing import NamedTuple, Protocol
 
 from ipbackend.abi import Phase
-from ipbackend.frame import Packet, Tuple
+from ipbackend.explain.frame import Packet, Tuple
 from ipbackend.plan import Address, Listener, NextHop, Pool
 
 NOWHERE = 0  # no slot

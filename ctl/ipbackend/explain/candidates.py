@@ -8,10 +8,10 @@ from socket import htons
 from typing import NamedTuple
 
 from ipbackend.abi import Verdict
-from ipbackend.frame import Ending, Tuple
+from ipbackend.explain.frame import Ending, Tuple
+from ipbackend.explain.reader import Load, Reader
 from ipbackend.model import Algorithm
 from ipbackend.plan import Pool
-from ipbackend.reader import Load, Reader
 from ipbackend.schedule import DRAWS, client_hash, client_turns
 
 SPREAD, GOLDEN, TIE_BITS = 0xD6E8FEB86659FD93, 0x9E3779B97F4A7C15, 10  # as in schedule.h, held equal by a test

@@ -5,10 +5,10 @@ from ipaddress import IPv4Address
 from typing import NamedTuple
 
 from ipbackend.abi import RATE_SECOND, Verdict
-from ipbackend.frame import Ending
+from ipbackend.explain.frame import Ending
+from ipbackend.explain.reader import Reader
 from ipbackend.model import Access
 from ipbackend.plan import Listener
-from ipbackend.reader import Reader
 
 
 class Demand(NamedTuple):

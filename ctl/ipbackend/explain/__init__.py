@@ -1,0 +1,1 @@
+"""What would become of a packet, and why: the program's steps, walked with nothing moved."""
