@@ -386,7 +386,16 @@ struct link {
 /* Row 0 of these two is no one's: what those that are gone have counted, so that sums stay whole. */
 struct listener_count {
 	__u64 opened;
-	__u64 refused;
+	__u64 refused;		/* of it, by verdict: */
+	__u64 reject_no_member;
+	__u64 reject_all_full;
+	__u64 reject_listener_full;
+	__u64 drop_not_opened;
+	__u64 drop_half_open;
+	__u64 drop_access;
+	__u64 drop_source_rate;
+	__u64 drop_listener_rate;
+	__u64 drop_index_full;
 	__u64 settled;		/* of TCP: handshakes that are over, whether they succeeded or not */
 	__u64 ended;
 	__u64 request_packets;

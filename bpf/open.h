@@ -173,6 +173,25 @@ static __always_inline enum verdict claim(const struct packet *pkt, __u64 hash, 
 	return FORWARD_OPENED;
 }
 
+/* One connection more that a listener did not get, and why. */
+static __always_inline void count_refusal(__u32 number, enum verdict verdict)
+{
+	struct listener_count *count = listener_counts.lookup(&number);
+
+	if (!count)
+		return;
+	count->refused++;
+	count->reject_no_member += verdict == REJECT_NO_MEMBER;
+	count->reject_all_full += verdict == REJECT_ALL_FULL;
+	count->reject_listener_full += verdict == REJECT_LISTENER_FULL;
+	count->drop_not_opened += verdict == DROP_NOT_OPENED;
+	count->drop_half_open += verdict == DROP_HALF_OPEN;
+	count->drop_access += verdict == DROP_ACCESS;
+	count->drop_source_rate += verdict == DROP_SOURCE_RATE;
+	count->drop_listener_rate += verdict == DROP_LISTENER_RATE;
+	count->drop_index_full += verdict == DROP_INDEX_FULL;
+}
+
 /*
  * The connection of a tuple that may have one by now, or one that has ended; else a new one, if its packet may
  * open one. Where we get none, another CPU may have opened this very tuple, maybe with the last place there was.
@@ -181,7 +200,6 @@ static __always_inline enum verdict find_or_open(struct packet *pkt, struct flow
 {
 	__u64 hash = hash_of(&pkt->tuple);
 	__u32 number;
-	struct listener_count *count;
 	struct listener *there, listener;
 	enum verdict verdict;
 
@@ -222,9 +240,7 @@ static __always_inline enum verdict find_or_open(struct packet *pkt, struct flow
 		return FORWARD_REQUEST;
 	if (verdict == NEXT_STEP)
 		return take(pkt, ROAD_OPEN);
-	count = listener_counts.lookup(&number);
-	if (count)
-		count->refused++;
+	count_refusal(number, forgotten(verdict, hash));
 	return verdict;
 }
 

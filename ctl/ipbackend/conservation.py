@@ -11,6 +11,14 @@ from ipbackend.abi import Verdict
 
 Columns = Mapping[str, list[int]]  # by field, by row
 ENDED = ("closed", "expired", "removed", "drained", "killed")
+REFUSALS = (  # why a listener did not get a connection: each has a count of its own
+    *(Verdict.REJECT_NO_MEMBER, Verdict.REJECT_ALL_FULL, Verdict.REJECT_LISTENER_FULL),
+    *(Verdict.DROP_NOT_OPENED, Verdict.DROP_HALF_OPEN, Verdict.DROP_INDEX_FULL),
+    *(Verdict.DROP_ACCESS, Verdict.DROP_SOURCE_RATE, Verdict.DROP_LISTENER_RATE),
+)
+# Those that nobody is told of: an answer that is not given is counted as DROP_ERROR_RATE. Of DROP_NOT_OPENED some have
+# given up before their listener was found again.
+_SILENT = tuple(one for one in REFUSALS if one.name.startswith("DROP") and one is not Verdict.DROP_NOT_OPENED)
 LOOKS = 8  # at once, while something differs in all of them
 ROUNDS = 3  # of looks, seconds apart: no packet is on its way for so long
 _ENDS = tuple(verdict for verdict in Verdict if verdict is not Verdict.NEXT_STEP)
@@ -75,6 +83,17 @@ TOTALS: Mapping[str, tuple[Callable[[Books], int], Callable[[Books], int]]] = {
     "reply bytes: by listener, by member": (_by_listener("reply_bytes"), _by_member("reply_bytes")),
     "connections opened: by listener, by member": (_by_listener("opened"), _by_member("opened")),
     "connections ended: by listener, by member": (_by_listener("ended"), _by_member(*ENDED)),
+    "connections refused: in all, by reason": (
+        _by_listener("refused"),
+        _by_listener(*(one.name.lower() for one in REFUSALS)),
+    ),
+    **{
+        f"connections refused, {one.name}: by verdict, by listener": (
+            _by_verdict(one),
+            _by_listener(one.name.lower()),
+        )
+        for one in _SILENT
+    },
 }
 
 

@@ -53,7 +53,7 @@ FAMILIES: Mapping[str, Family] = {
     "listener_connections_half_open": _gauge(LISTENER, "Those of them whose handshake is under way."),
     "listener_connections_opened_total": _counter(LISTENER, "Connections opened by a listener."),
     "listener_connections_refused_total": _counter(
-        LISTENER, "Packets that would have opened a connection and did not; packets_total tells why."
+        (*LISTENER, "reason"), "Packets that would have opened a connection and did not, by verdict."
     ),
     "listener_packets_total": _counter((*LISTENER, "direction"), "Packets forwarded, by direction."),
     "listener_bytes_total": _counter((*LISTENER, "direction"), "Bytes of IP forwarded, by direction."),

@@ -11,7 +11,7 @@ from ipbackend import __version__
 from ipbackend.abi import BUCKET_ENTRIES, Phase, Verdict
 from ipbackend.configuration import Configuration
 from ipbackend.connections import by_snat, slot_phases
-from ipbackend.conservation import ENDED
+from ipbackend.conservation import ENDED, REFUSALS
 from ipbackend.exposition import FAMILIES, LISTENER, POOL, Series, escaped, labels, text
 from ipbackend.model import EndpointKey, Listener, Member, Protocol
 from ipbackend.view import View
@@ -133,7 +133,9 @@ def _of_listeners(view: View, names: Names) -> Iterator[tuple[str, Iterable[Seri
     half_open = [(its, _more(opened, settled, row) if row in tcp else 0) for its, row in there.items()]
     yield "listener_connections_half_open", half_open
     yield "listener_connections_opened_total", _column(there, opened)
-    yield "listener_connections_refused_total", _column(there, counts["refused"])
+    reasons = {f'reason="{one.name}"': counts[one.name.lower()] for one in REFUSALS}
+    refused = [(f"{its},{why}", column[row]) for why, column in reasons.items() for its, row in there.items()]
+    yield "listener_connections_refused_total", refused
     yield from _each_way("listener", there, counts)
 
 

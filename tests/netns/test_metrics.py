@@ -223,6 +223,8 @@ def test_handshakes_under_way_and_refusals_are_counted(gateway: Gateway, lab: La
     now = values(gateway)
     refused = "listener_connections_refused_total"
     assert now.sum(refused, listener="web") - before.sum(refused, listener="web") == 1
+    why = {"listener": "web", "reason": "REJECT_NO_MEMBER"}
+    assert now.sum(refused, **why) - before.sum(refused, **why) == 1
     reason = {"verdict": "REJECT_NO_MEMBER"}
     assert now.sum("packets_total", **reason) - before.sum("packets_total", **reason) == 1
     assert now.sum("pool_members", pool="web") == 0

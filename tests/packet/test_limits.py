@@ -35,9 +35,9 @@ def listener_load(dataplane: Any) -> Any:
     return dataplane.maps["listener_load"].memory()[listener.id]
 
 
-def refused(dataplane: Any) -> int:
+def refused(dataplane: Any, why: str = "refused") -> int:
     (listener,) = dataplane.entries.listeners.values()
-    return dataplane.count("listener_counts", listener.id, "refused")
+    return dataplane.count("listener_counts", listener.id, why)
 
 
 # Connections at the same time
@@ -47,12 +47,12 @@ def test_no_more_than_the_listeners_limit_at_the_same_time(unconfigured):
     """Its members would take more; one that has ended makes room for one."""
     unconfigured.configure(demanding(POOL, max_connections=3))
     flows = [unconfigured.open(syn(port)) for port in range(1, 4)]
-    before = refused(unconfigured)
+    before = refused(unconfigured), refused(unconfigured, "reject_listener_full")
     result = unconfigured.run(syn(4))
 
     assert (result.verdict, result.action) == (Verdict.REJECT_LISTENER_FULL, "TX")
     assert result.packet[TCP].flags == "RA"
-    assert refused(unconfigured) == before + 1
+    assert (refused(unconfigured), refused(unconfigured, "reject_listener_full")) == (before[0] + 1, before[1] + 1)
     assert unconfigured.run(syn(1)).verdict is Verdict.FORWARD_REQUEST  # its connection is there
     unconfigured.run(flows[1].request(flags="R"))
     unconfigured.open(syn(5))

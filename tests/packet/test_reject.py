@@ -144,7 +144,7 @@ def test_all_full(dataplane, opening):
         packet.payload.payload.sport = 1000 + port
         flows.append(dataplane.open(packet))
     listener = dataplane.connection(flows[0]).listener
-    refused = dataplane.count("listener_counts", listener, "refused")
+    refused = dataplane.count("listener_counts", listener, "reject_all_full")
     result = dataplane.run(opening)
 
     assert (result.verdict, result.action) == (Verdict.REJECT_ALL_FULL, "TX")
@@ -152,7 +152,7 @@ def test_all_full(dataplane, opening):
         assert_same(result.packet, reset(sport=80, dport=40000, flags="RA", seq=0, ack=1))
     else:
         assert_same(result.packet, unreachable(built(opening)))
-    assert dataplane.count("listener_counts", listener, "refused") == refused + 1
+    assert dataplane.count("listener_counts", listener, "reject_all_full") == refused + 1
 
 
 def test_room_is_used_at_once(dataplane):
