@@ -23,9 +23,11 @@ from ipbackend.datapath.tables import Tables
 from tests.netns.clients import Connection, RawPort, UdpClient, connect, http_get, open_many
 from tests.netns.gateway import CONFIGURATION, Gateway
 from tests.netns.lab import CLIENT, CLIENTS, MEMBERS, Lab
+from tests.netns.members import Member
 from tests.netns.test_daemon import ask, id_of
 from tests.netns.test_expiry import established_at
 from tests.netns.test_gateway import INTRANET, RESOLVER, WEB, only, wait_until
+from tests.netns.test_health import all_online, monitored, states
 
 pytestmark = pytest.mark.root
 
@@ -419,3 +421,50 @@ def test_connections_are_killed_by_their_ends(gateway: Gateway, lab: Lab) -> Non
         row = member_row(gateway, "member-1")
         assert (row["active"], row["killed"]) == (6, 6)
     assert gateway.ask("connection", "kill").returncode == 2
+
+
+# --- By what the health monitor says.
+
+
+def test_a_member_that_goes_down_drains_and_is_cut_after_the_delay(
+    gateway: Gateway, lab: Lab, members: dict[str, Member]
+) -> None:
+    """It hangs: what it has is left alone for the delay, then both ends are told; those of others go on."""
+    gateway.apply(WITH_DELAY)
+    process = members["member-1"]._process
+    with monitored(gateway, "web", "HTTP"), open_many(lab["client"], CLIENT, WEB, 24) as crowd:
+        all_online(gateway, "web")
+        its = by_member(crowd.connected)
+        lost = its.pop("member-1")
+        process.send_signal(signal.SIGSTOP)
+        try:
+            wait_until(lambda: states(gateway, "web")["member-1"] == "OFFLINE")
+            wait_until(lambda: len(drains(gateway)) == 1)
+            began, (drained,) = time.monotonic(), drains(gateway)
+            assert (drained["reason"], drained["connections"]) == ("down", len(lost))
+            assert DELAY - 5 < drained["seconds_left"] <= DELAY
+            assert all(is_reset(one, 2 * DELAY) for one in lost)
+            assert time.monotonic() - began > drained["seconds_left"] - 2
+            assert all(all_serve(rest) for rest in its.values())
+            wait_until(lambda: drains(gateway) == [])
+        finally:
+            process.send_signal(signal.SIGCONT)
+        all_online(gateway, "web")
+
+
+def test_a_member_that_is_up_again_in_time_keeps_its_connections(
+    gateway: Gateway, lab: Lab, members: dict[str, Member]
+) -> None:
+    gateway.apply(WITH_DELAY)
+    process = members["member-1"]._process
+    with monitored(gateway, "web", "HTTP"), open_many(lab["client"], CLIENT, WEB, 24) as crowd:
+        all_online(gateway, "web")
+        process.send_signal(signal.SIGSTOP)
+        try:
+            wait_until(lambda: len(drains(gateway)) == 1)
+        finally:
+            process.send_signal(signal.SIGCONT)
+        all_online(gateway, "web")
+        wait_until(lambda: drains(gateway) == [])
+        time.sleep(DELAY + 2)  # as long as it would have had: nothing is to happen
+        assert all_serve(crowd.connected)
