@@ -10,10 +10,11 @@ from itertools import repeat
 import pytest
 
 from ipbackend.abi import Verdict
-from ipbackend.conservation import LOOKS, ROUNDS, Books, Difference, Look, Watch, differences, lasting
+from ipbackend.conservation import ENDED, LOOKS, REFUSALS, ROUNDS, Books, Difference, Look, Watch, differences, lasting
 
-LISTENER = ("opened", "refused", "settled", "ended", "request_packets", "request_bytes", "reply_packets", "reply_bytes")
-MEMBER = ("opened", "closed", "expired", "removed", "request_packets", "request_bytes", "reply_packets", "reply_bytes")
+PASSED = ("request_packets", "request_bytes", "reply_packets", "reply_bytes")
+LISTENER = ("opened", "refused", *(one.name.lower() for one in REFUSALS), "settled", "ended", *PASSED)
+MEMBER = ("opened", *ENDED, *PASSED)
 
 
 def books() -> Books:
@@ -21,9 +22,11 @@ def books() -> Books:
     verdicts = [0] * len(Verdict)
     verdicts[Verdict.NEXT_STEP] = 165
     verdicts[Verdict.FORWARD_OPENED], verdicts[Verdict.FORWARD_REQUEST] = 10, 70
-    verdicts[Verdict.FORWARD_REPLY], verdicts[Verdict.DROP_MALFORMED] = 60, 25
+    verdicts[Verdict.FORWARD_REPLY], verdicts[Verdict.DROP_MALFORMED] = 60, 18
+    verdicts[Verdict.DROP_ACCESS], verdicts[Verdict.REJECT_ALL_FULL] = 4, 3
     rows = {"opened": [0, 10], "ended": [0, 6], "request_packets": [0, 80], "request_bytes": [0, 3200]}
     rows |= {"reply_packets": [0, 60], "reply_bytes": [0, 2400]}
+    rows |= {"refused": [0, 7], "drop_access": [0, 4], "reject_all_full": [0, 3]}
     its = {"opened": [1, 5, 4], "closed": [0, 2, 1], "expired": [0, 1, 1], "removed": [1, 0, 0]}
     its |= {"request_packets": [8, 40, 32], "request_bytes": [320, 1600, 1280]}
     its |= {"reply_packets": [6, 30, 24], "reply_bytes": [240, 1200, 960]}
@@ -55,6 +58,16 @@ def test_books_that_balance() -> None:
         ("listeners", "reply_bytes", 1, {"reply bytes: by listener, by member"}),
         ("listeners", "opened", 1, {"connections opened: by listener, by member"}),
         ("listeners", "ended", 1, {"connections ended: by listener, by member"}),
+        ("listeners", "refused", 1, {"connections refused: in all, by reason"}),
+        ("listeners", "reject_all_full", 1, {"connections refused: in all, by reason"}),
+        (
+            *("listeners", "drop_access", 1),
+            {"connections refused: in all, by reason", "connections refused, DROP_ACCESS: by verdict, by listener"},
+        ),
+        (
+            *("endpoints", "killed", 2),
+            {"connections ended: by listener, by member", "connections of b: opened, ended + open"},
+        ),
         (
             *("endpoints", "expired", 2),
             {"connections ended: by listener, by member", "connections of b: opened, ended + open"},
