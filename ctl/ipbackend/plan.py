@@ -11,6 +11,7 @@ from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
+from math import gcd
 from typing import Any, NamedTuple, TypeVar
 
 from ipbackend.abi import Role
@@ -357,6 +358,8 @@ def _pool(pool: WantedPool, endpoint_ids: Mapping[EndpointKey, int], shares: Map
     if not by_id:
         return Pool(algorithm=pool.algorithm, persistence=persistence)
     endpoints, chosen, names = zip(*by_id, strict=True)
+    divisor = gcd(*chosen)
+    chosen = tuple(weight // divisor for weight in chosen)  # only ratios count: the same ones change nothing
     return Pool(endpoints, chosen, schedule(pool.algorithm, names, chosen), pool.algorithm, persistence)
 
 
