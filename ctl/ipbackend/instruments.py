@@ -40,6 +40,8 @@ drift_repaired = _counter("drift_repaired_total", "Those of them that were put b
 changes = _counter("changes_total", "Resources changed, by kind and by what was done.", "section", "change")
 applied = _histogram("change_duration_seconds", "How long a change took, by how it ended.", _SLOW, "result")
 health = _counter("member_status_changes_total", "Members whose operating status changed, by what it became.", "status")
+for _status in ("ONLINE", "OFFLINE"):
+    health.labels(_status)  # there from the start, at 0
 netlink = _histogram("netlink_duration_seconds", "How long the kernel took to answer by netlink.", _FAST, "request")
 api = _histogram("api_request_duration_seconds", "How long a request took.", _SLOW, "method", "route", "status")
 scrapes = _histogram("scrape_duration_seconds", "How long it took to write what the gateway carries.", _SLOW)
