@@ -86,23 +86,6 @@ def test_exactly_the_listeners_limit_is_admitted(unconfigured, driver, limit):
         assert audit(unconfigured.maps) == []
 
 
-@pytest.mark.parametrize("whose", ["member", "listener"])
-def test_both_cpus_are_there_when_the_last_place_goes(unconfigured, driver, whose):
-    """A check that is not one with what it admits lets one in too many, but seldom: both must look within
-    nanoseconds. So the limit is one that both reach at full speed, and is reached many times.
-    """
-    limit, rounds = 1000, 400
-    if whose == "member":
-        load, refusal = start(unconfigured, limit), Verdict.REJECT_ALL_FULL
-    else:
-        load, refusal = limited(unconfigured, max_connections=limit), Verdict.REJECT_LISTENER_FULL
-    for _ in range(rounds):
-        opened = sent(unconfigured, driver, Burst(limit, SYN), Burst(limit, SYN, first=limit))
-        assert opened == {Verdict.FORWARD_OPENED: limit, refusal: limit}
-        sent(unconfigured, driver, Burst(2 * limit, RST))
-        assert load.active == 0
-
-
 @pytest.mark.parametrize("limit", [1, 2, 100])
 def test_the_listeners_limit_while_connections_end(unconfigured, driver, limit):
     """One CPU opens, the other closes the same ones: never above the limit, and what was opened is given back."""
