@@ -92,7 +92,7 @@ def test_it_moves_while_there_are_members_and_goes(lab: Lab, checking: Gateway) 
 def test_it_is_put_back_and_survives_the_daemon(lab: Lab, checking: Gateway) -> None:
     lab["gateway"].run(("ip", "address", "del", f"{HEALTH}/32", "dev", "eth1"), check=True)
     wait_until(lambda: held(lab) == {HEALTH: "eth1"})
-    assert f"drift: address {HEALTH} missing from eth1, put back" in checking.log()
+    wait_until(lambda: f"drift: address {HEALTH} missing from eth1, put back" in checking.log())  # told when it is done
     checking.kill()
     assert held(lab) == {HEALTH: "eth1"}
     checking.start()
