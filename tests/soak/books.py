@@ -37,6 +37,8 @@ class Process:
         """ProcessLookupError or FileNotFoundError: it is gone."""
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         status = dict(line.split(":", 1) for line in lines)
+        if "VmRSS" not in status:
+            raise ProcessLookupError(f"{pid}: it has ended, and was not waited for yet")
         return cls(
             int(status["VmRSS"].split()[0]) * KB,
             int(status["RssAnon"].split()[0]) * KB,

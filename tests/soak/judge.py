@@ -75,7 +75,8 @@ def failures(
     """All that failed. `names` are of members, by protocol and address: `TCP 10.0.0.11:8080`.
 
     A failure is explained if, between the last time that all was well and the error, something was done to the
-    very member that had one of its connections, or to the client.
+    very member that had one of its connections, or to the client. Nothing explains silence: whoever loses a
+    connection is told, and who asks again by UDP is answered.
     """
     for one in journeys:
         if not one.error:
@@ -87,6 +88,8 @@ def failures(
             for done in disturbances
             if done.whom in whom and done.began <= one.ended and (one.good or one.began) <= done.ended + AFTER
         ]
+        if one.error.startswith(TimeoutError.__name__):
+            found = []
         yield Failure(one, tuple(flow.reason or "open" for flow in its), found[0] if found else "")
 
 

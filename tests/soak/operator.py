@@ -113,6 +113,8 @@ class Operators:
             except (ServiceError, NotRunningError, OSError, http.client.HTTPException) as error:
                 if there == (False, self._ends):
                     self.met.refused.append(f"{work.__name__.removeprefix('_')}: {error}")
+            except Exception as error:  # the thread goes on, and the soak has failed
+                self.met.refused.append(f"{work.__name__.removeprefix('_')}, by a bug: {error!r}")
 
     def _change(self) -> None:
         with self._turn:

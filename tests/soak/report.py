@@ -51,12 +51,13 @@ def _of_clients(books: Books) -> Iterator[Finding]:
     flows = by_ends(books.flows)
     failed = list(failures(books.journeys, flows, books.met.disturbances, NAMES))
     steady = [one for one in failed if one.journey.pool == "steady"]
-    unexplained = [one for one in failed if not one.explained]
+    rough = [one for one in failed if one.journey.pool == "rough"]
+    unexplained = [one for one in rough if not one.explained]
     count = Counter(one.pool for one in books.journeys)
     yield Finding("no connection to members that stay failed", not steady,
                   f"{len(steady)} of {count['steady']:,}", _told(steady))  # fmt: skip
     yield Finding("whatever else failed had a member, or a client, to which something was done at that moment",
-                  not unexplained, f"{len(failed)} of {count['rough']:,} failed, {len(unexplained)} unexplained",
+                  not unexplained, f"{len(rough)} of {count['rough']:,} failed, {len(unexplained)} unexplained",
                   _told(unexplained))  # fmt: skip
     met = {(one.pool, one.kind) for one in books.journeys if one.answered}
     missing = [f"{pool}: {kind.name}" for pool in ("steady", "rough") for kind in KINDS if (pool, kind.name) not in met]
