@@ -128,7 +128,7 @@ async def by_tcp(journey: Journey, destination: tuple[str, int], kind: Kind, rng
                 await asyncio.sleep(rng.uniform(*kind.pause))
                 began = time.time()
     finally:
-        if rng.random() < RESETS:
+        if rng.random() < RESETS and not writer.transport.is_closing():
             one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             writer.transport.abort()
         writer.close()
