@@ -43,7 +43,7 @@ class Gateway:
         self.stop()
         self.command("unload")
 
-    def start(self, *options: str, deadline: float = 30.0) -> None:
+    def start(self, *options: str, deadline: float = 90.0) -> None:
         """Start the daemon and return when it tells that it is ready, as it tells systemd."""
         path = self.run_directory / "notify"
         path.unlink(missing_ok=True)

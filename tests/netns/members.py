@@ -55,7 +55,7 @@ class Member:
         command = [sys.executable, "-m", self.program, self.name, self.address, *ports, *self.options]
         self._process = self.namespace.popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE)
 
-    def wait_ready(self, deadline: float = 10.0) -> None:
+    def wait_ready(self, deadline: float = 60.0) -> None:
         """Return when both ports are open. TimeoutError after `deadline` seconds; RuntimeError if it died."""
         if not self._process:
             raise RuntimeError(f"{self.name}: not started")

@@ -6,7 +6,6 @@ Whatever is done to members or clients is written down as a `Disturbance`.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import signal
 import threading
 import time
@@ -15,10 +14,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
+
 from ipbackend.errors import NotRunningError, ServiceError
 from tests.netns.gateway import Gateway
 from tests.netns.lab import CLIENTS
 from tests.netns.test_daemon import ask, wait_until
+from tests.netns.test_metrics import scrape
 
 from .books import Process
 from .clients import VICTIMS
@@ -110,7 +112,7 @@ class Operators:
             there = (self._away, self._ends)
             try:
                 work()
-            except (ServiceError, NotRunningError, OSError, http.client.HTTPException) as error:
+            except (ServiceError, NotRunningError, OSError, httpx.HTTPError) as error:
                 if there == (False, self._ends):
                     self.met.refused.append(f"{work.__name__.removeprefix('_')}: {error}")
             except Exception as error:  # the thread goes on, and the soak has failed
@@ -132,19 +134,12 @@ class Operators:
         ask(gateway, "GET", "/ipbackend/live/members")
         self._complain(ask(gateway, "GET", "/ipbackend/status")["status"])
         looks["status"] += 1
-        self._scrape()
+        scrape(gateway)
         looks["metrics"] += 1
         if turn % RARE == 1:
             for path in ("connections", "revisions", "flows"):
                 ask(gateway, "GET", f"/ipbackend/{path}", limit=1000)
             looks["connection list, history, flow list"] += 1
-
-    def _scrape(self) -> None:
-        with self._gateway.client() as client:
-            client._http.request("GET", "/metrics")
-            answer = client._http.getresponse()
-            if answer.status != 200 or b"ipbackend_" not in answer.read():
-                raise ServiceError(f"metrics: {answer.status}")
 
     def _complain(self, status: dict[str, Any]) -> None:
         for name in ("problem", "drift", "unbalanced"):
@@ -188,7 +183,7 @@ class Operators:
             server.kill()
             time.sleep(self._wanted.rng.uniform(3, 6))
             server.start()
-            server.wait_ready(30)
+            server.wait_ready()
         self.online()
 
     def _remove(self) -> None:
