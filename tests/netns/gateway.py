@@ -83,14 +83,14 @@ class Gateway:
         """End the daemon as systemd would; its data plane goes on."""
         if self.process is not None:
             self.process.terminate()
-            self.process.wait(timeout=10)
+            self.process.wait(timeout=60)
             self.process = None
 
     def kill(self) -> None:
         """End it without warning."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait(timeout=10)
+        self.process.wait(timeout=60)
         self.process = None
 
     def command(self, *arguments: str) -> str:

@@ -31,7 +31,7 @@ from .wanted import DRAIN, PLACES, Place, Wanted
 CHANGE = 1.0  # seconds between two changes
 LOOK = 1.0  # the same between two looks of `top`, and of the process from outside
 RARE = 20  # of those looks, one asks for what is asked for now and then
-PATIENCE = 60.0  # seconds that a member may take until it serves again
+PATIENCE = 600.0  # seconds until a member serves again, a capture has begun: whatever a busy machine takes
 ROUGH = tuple(place for place in PLACES if place.pool == "rough")
 
 
@@ -98,8 +98,11 @@ class Operators:
             act = ends[self._place // 2 % len(ends)]
         else:
             act = acts[(self._place // 2 if restarts else self._place) % len(acts)]
-        act()
         name = act.__name__.removeprefix("_").replace("_", " ")
+        try:
+            act()
+        except (AssertionError, ServiceError, NotRunningError) as error:  # the load goes on, and the soak has failed
+            self.met.refused.append(f"{name}: {error}")
         self.met.acts[name] += 1
         return name
 

@@ -37,7 +37,7 @@ from .wanted import PASSING, PLACES, VIPS, Wanted
 RATES = {"SYN": 200, "ACK": 200, "UDP": 200, "fragments": 50, "scan": 100}  # frames a second
 RATES_OF_A_MEMBER = {"scan by a member": 50}
 RESTARTS = 0.35  # of the time, from its beginning: later on one daemon lives, so that its memory can be seen to grow
-SETTLE = 60.0  # seconds at most until nothing of the load is left
+SETTLE = 120.0  # seconds at most until nothing of the load is left
 FIRST = 5.0  # seconds of load before anything else happens
 LOOKS = 20  # a tenth of a second apart
 
