@@ -149,8 +149,12 @@ class Driver:
             self._bpf = BPF(text=_TEXT.encode(), cflags=[f"-D{name}={value}" for name, value in macros.items()])
             del os.environ["BCC_KERNEL_SOURCE"]
         self._program = load(self._bpf, "drive", BPF.XDP)
-        syscall.update(self._bpf[b"entry"].map_fd, bytes(4), entry_program.to_bytes(4, "little"))
+        self.aim(entry_program)
         self.cpus = sorted(os.sched_getaffinity(0))
+
+    def aim(self, entry_program: int) -> None:
+        """Hand packets to this one from here on."""
+        syscall.update(self._bpf[b"entry"].map_fd, bytes(4), entry_program.to_bytes(4, "little"))
 
     def choose(self, tuples: Iterable[tuple[int, int]]) -> None:
         """What bursts of chosen tuples send: clients (their addresses as numbers) and their ports, by row."""

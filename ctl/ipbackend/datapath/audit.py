@@ -69,7 +69,7 @@ def _audit_endpoint(maps: Maps, endpoint: int, indexed: Counter[int], open_at: C
         if said != counted:
             yield f"endpoint {endpoint}: {name} is {said}, its slots hold {counted} such connections"
 
-    queued = Counter(entry - first for entry in ring.bytes.cast("Q") if entry)
+    queued = Counter(entry - first for entry in ring.values("slot") if entry)
     for slot, phase in enumerate(phases):
         expected = 0 if phase.is_open else 1
         if queued[slot] != expected:
