@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ipbackend.abi import EventKind, Phase, Verdict
+from ipbackend.abi import EventKind, Phase, SweepMode, Verdict
 from ipbackend.datapath.audit import audit
 from ipbackend.datapath.ring import Ring
 from ipbackend.flows.event import STRUCT
@@ -174,3 +174,27 @@ def test_more_come_than_there_is_room_for_and_more(unconfigured, driver, ceiling
         assert load.active == open_slots(unconfigured) == ceiling - room
 
 
+def test_as_many_lives_as_one_likes(unconfigured, driver):
+    """Opened and closed by all CPUs, a million here and ten by `make fuzz`: nothing of them is left in any book."""
+    load, cpus = start(unconfigured, 100_000), len(driver.cpus)
+    number, entry = next(iter(unconfigured.entries.endpoints.items()))
+    each = LIVES // cpus
+    bursts = [Burst(2 * each, SYN, first=FIRST + n * each, span=each, then=RST) for n in range(cpus)]
+    head, before = load.head, unconfigured.verdicts()
+    driver.send(*bursts)
+    lived = unconfigured.verdicts() - before
+    assert lived == {Verdict.FORWARD_OPENED: cpus * each, Verdict.FORWARD_REQUEST: cpus * each}
+    assert load.head - head >= cpus * each
+    assert load.active == load.half_open == 0
+    assert unconfigured.maps["listener_load"].memory()[1].active == 0
+
+    places = range(entry.first, entry.first + entry.slots)
+    queue = unconfigured.maps.of_endpoint("free_slots", number).values("slot")
+    assert sorted(queue) == list(places)
+    assert audit(unconfigured.maps) == []
+    assert unconfigured.unbalanced() == {}
+    assert unconfigured.count("endpoint_counts", number, "opened") >= cpus * each
+    assert unconfigured.sweep(SweepMode.ENDPOINT) == (0, min(cpus * each, entry.slots))
+    assert not np.frombuffer(unconfigured.maps["flow_index"].memory().bytes, np.uint64).any()
+    assert sorted(queue) == list(places)
+    assert audit(unconfigured.maps) == []
