@@ -48,8 +48,8 @@ $(TOOLS)/.made $(PROMETHEUS)/.made: Makefile
 test: setup $(TOOLS)/.made $(PROMETHEUS)/.made ## Run all tests: unit, packet (in the kernel) and netns (real links); wants root
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
-fuzz: setup ## Five million mutated frames through the program, and a thousand random lives; wants root
-	@FUZZ_FRAMES=5000000 MODEL_LIVES=1000 $(BIN)/python -m pytest tests/packet/test_fuzz.py tests/packet/test_model.py
+fuzz: setup ## Five million mutated frames through the program, ten million connections, a thousand random lives; wants root
+	@FUZZ_FRAMES=5000000 MODEL_LIVES=1000 CEILING_LIVES=10000000 $(BIN)/python -m pytest tests/packet/test_fuzz.py tests/packet/test_model.py tests/packet/test_ceilings.py
 
 bench: bench-packet bench-gateway ## Measure everything
 
