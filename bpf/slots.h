@@ -73,14 +73,14 @@ static __always_inline void count_less(struct load *load, __u64 less)
  */
 static __always_inline place take_slot(const struct endpoint *endpoint, struct load *load)
 {
-	__u32 position;
+	__u64 position;
 	__u64 *entry;
 	place taken;
 	int i;
 
 	for (i = 0; i < RING_TRIES; i++) {
 		position = endpoint->first + __sync_fetch_and_add(&load->head, 1) % endpoint->slots;
-		entry = free_slots.lookup(&position);
+		entry = free_slots.lookup((__u32 *)&position);
 		if (!entry)
 			return NOWHERE;
 		taken = __sync_lock_test_and_set(entry, 0);
@@ -92,13 +92,13 @@ static __always_inline place take_slot(const struct endpoint *endpoint, struct l
 
 static __always_inline void give_slot(const struct endpoint *endpoint, struct load *load, place at)
 {
-	__u32 position;
+	__u64 position;
 	__u64 *entry;
 	int i;
 
 	for (i = 0; i < RING_TRIES; i++) {
 		position = endpoint->first + __sync_fetch_and_add(&load->tail, 1) % endpoint->slots;
-		entry = free_slots.lookup(&position);
+		entry = free_slots.lookup((__u32 *)&position);
 		if (!entry)
 			return;
 		if (!__sync_val_compare_and_swap(entry, 0, (__u64)at))
