@@ -10,7 +10,7 @@ from ipbackend.explain.frame import Tuple
 from ipbackend.explain.reader import NOWHERE, Bucket, Connection, Endpoint, Reader
 from ipbackend.sizing import FIRST_SNAT_PORT
 
-RING_TRIES = 64  # as in slots.h, held equal by a test
+RING_TRIES = 8  # as in slots.h, held equal by a test
 OPENINGS = 32  # of one packet, each with a slot of its own: what the kernel allows of tail calls, less the first
 
 
