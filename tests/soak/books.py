@@ -106,7 +106,7 @@ def leftovers(run_directory: Path) -> Iterator[str]:
             phases = Counter(bytes(maps.of_endpoint("conntrack", number).column("state")))
             if used := {Phase(phase).name: count for phase, count in phases.items() if phase != Phase.FREE}:
                 yield f"{name}: slots {used}"
-            queue = [entry - rows[number].first for entry in maps.of_endpoint("free_slots", number).bytes.cast("Q")]
+            queue = [entry - rows[number].first for entry in maps.of_endpoint("free_slots", number).values("slot")]
             if sorted(queue) != list(range(rows[number].slots)):
                 yield f"{name}: {len(set(queue) & set(range(rows[number].slots)))} of {rows[number].slots} slots queued"
         for place, load in enumerate(maps["listener_load"].memory().values("active")):
