@@ -83,9 +83,9 @@ static __always_inline void fill(struct connection *connection, const struct pac
 }
 
 /*
- * Two CPUs may publish the same tuple at once. Each looks for a rival after its own entry is in: an open rival
- * wins; of two pending ones the lower place wins and cancels the other. Our own change from pending to open
- * fails if a rival cancelled us before, so exactly one comes out open.
+ * Two CPUs may publish the same tuple at once. Each looks for a rival after its own entry is in: one that is open,
+ * or was so meanwhile, wins; of two pending ones the lower place wins and cancels the other. Our own change from
+ * pending to open fails if a rival cancelled us before, so exactly one comes out open, and packets find no other.
  */
 static __always_inline bool confirm(struct flow *flow, __u64 hash, const struct tuple *tuple, enum phase phase)
 {
@@ -95,7 +95,7 @@ static __always_inline bool confirm(struct flow *flow, __u64 hash, const struct 
 
 #pragma clang loop unroll(disable)
 	for (i = 0; i < RIVAL_TRIES; i++) {
-		if (!find_flow(hash, tuple, SLOT_CLOSING, flow->at, &rival)) {
+		if (!find_flow(hash, tuple, SLOT_EXPIRED, flow->at, &rival)) {
 			flow->state = with_phase(have, phase);
 			return change_state(flow->connection, have, flow->state);
 		}
