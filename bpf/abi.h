@@ -271,6 +271,14 @@ struct load {
 	__u64 pad[3];
 };
 
+/* An entry of a ring of free slots; both change by one atomic. */
+struct free_slot {
+	__u32 slot;		/* among all; 0 where it was taken */
+	__u32 round;		/* of the ring: how often it was taken there */
+};
+
+#define ROUND_SHIFT 32
+
 /* Words of a pool (enum pool_word). */
 struct pool_row {
 	__u64 word[POOL_WORDS];

@@ -123,7 +123,7 @@ class Both:
             load = self.dataplane.maps["load"].memory()[number]
             assert (load.active, load.half_open) == (table.active, table.half_open)
             assert (load.ceiling, load.half_open_limit) == (table.ceiling, table.half_open_limit)
-            entries = ring.bytes.cast("Q")
+            entries = ring.values("slot")
             turned = (entries[(load.head + n) % len(entries)] for n in range(len(entries)))
             assert [entry - table.endpoint.first for entry in turned if entry] == list(table.queue)
             phases = {slot: Phase(phase) for slot, phase in enumerate(bytes(connections.column("state"))) if phase}

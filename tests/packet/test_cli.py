@@ -478,7 +478,7 @@ def test_audit_is_clean_or_names_what_is_not(shell, dataplane):
     load.active -= 1
 
     assert result.exit_code == as_json.exit_code == 1
-    problem = f"endpoint {dataplane.endpoint()}: active is 2, its slots hold 1 such connections"
+    problem = f"endpoint {dataplane.endpoint()}: active, and such connections in its slots: they differ by 1"
     assert result.stdout == f"{problem}\n"
     assert json.loads(as_json.stdout) == [problem]
 

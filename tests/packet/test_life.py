@@ -4,6 +4,7 @@ import pytest
 from scapy.layers.inet import IP, TCP
 
 from ipbackend.abi import Phase, SweepMode, Verdict
+from tests.packet import cast
 from tests.packet.cast import CONFIGURATION, FROM_CLIENT, OTHER_CLIENT, QUERY, SECOND_VIP, SYN, Flow, from_client
 from tests.packet.compare import assert_same
 
@@ -257,3 +258,18 @@ def test_client_ports_are_part_of_the_connection(dataplane):
     assert dataplane.load().active == len({(flow.snat, flow.snat_port) for flow in flows}) == 3
     for flow in flows:
         assert dataplane.run(flow.reply(flags="SA")).packet[IP].dst == flow.client
+
+
+def test_a_member_that_comes_back_gets_other_ports_first(dataplane):
+    """It may still know a connection on those that it got first when it was here before; each port has its turn."""
+    seen = set()
+    for _ in range(8):
+        dataplane.configure(cast.NETWORKS)
+        dataplane.configure()
+        queue = dataplane.maps.of_endpoint("free_slots", dataplane.endpoint()).values("slot").tolist()
+        endpoint = dataplane.entries.endpoints[dataplane.endpoint()]
+        assert sorted(queue) == list(range(endpoint.first, endpoint.first + endpoint.slots))
+        flow = dataplane.open()
+        seen.add(dataplane.slot(flow))
+        dataplane.run(flow.request(flags="R"))
+    assert len(seen) > 1  # of 128 slots; all eight the same by chance: one in 10^14
