@@ -255,7 +255,7 @@ class Control:
             return
         auditor = self._forwarding.auditor
         rounds = auditor.rounds
-        with instruments.timed(instruments.audits):
+        with self._going_on(), instruments.timed(instruments.audits):
             auditor.step()
         differing = auditor.differences
         added = [line for line in differing if line not in self.audited]

@@ -12,7 +12,9 @@ import pytest
 
 from ipbackend.client import PROJECT
 from ipbackend.datapath.maps import Maps
+from tests.netns.clients import http_get
 from tests.netns.gateway import CONFIGURATION, Gateway
+from tests.netns.lab import SHOP_VIP, Lab
 from tests.netns.test_daemon import ask, wait_until
 from tests.netns.test_faults import LOOKS
 
@@ -27,7 +29,7 @@ def mode(path: Path) -> int:
 
 
 @pytest.fixture
-def careless(gateway: Gateway) -> Gateway:
+def careless(lab: Lab, gateway: Gateway) -> Gateway:
     """Started anew with a umask of 0, with a lock that is open to all, to make a flow log."""
     gateway.stop()
     (gateway.run_directory / "lock").chmod(0o666)
@@ -37,6 +39,7 @@ def careless(gateway: Gateway) -> Gateway:
     finally:
         os.umask(before)
     gateway.apply(CONFIGURATION.replace("[gateway]", '[gateway]\nflow_log = "store"'))
+    assert http_get(lab["client"], None, (SHOP_VIP, 80)).status == 200  # a connection for the flow log
     wait_until(lambda: any(gateway.store.parent.rglob("flows-*")), PATIENCE)
     return gateway
 
