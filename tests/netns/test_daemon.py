@@ -34,7 +34,7 @@ pytestmark = pytest.mark.root
 WEB = (SHOP_VIP, 80)
 
 
-def wait_until(condition: Callable[[], bool], deadline: float = 20.0) -> None:
+def wait_until(condition: Callable[[], bool], deadline: float = 120.0) -> None:
     end = time.monotonic() + deadline
     while not condition():
         assert time.monotonic() < end, "it did not come true in time"

@@ -201,7 +201,11 @@ def _clients_table(books: Books) -> list[str]:
         for kind in KINDS:
             its = [one for one in books.journeys if (one.pool, one.kind) == (pool, kind.name)]
             took = [seconds for one in its for seconds in one.took]
-            ends = Counter(one.explained or "unexplained" for one in failed if one.journey in its)
+            ends = Counter(
+                one.explained or "unexplained"
+                for one in failed
+                if (one.journey.pool, one.journey.kind) == (pool, kind.name)
+            )
             p50, p99 = _percentiles(took)
             again = sum(one.again for one in its)
             lost = ", ".join(f"{count} {what}" for what, count in ends.items()) or 0

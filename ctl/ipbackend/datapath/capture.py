@@ -12,7 +12,7 @@ from ipbackend.capture import Captured, Order
 from ipbackend.datapath import syscall
 from ipbackend.datapath.compiler import BPF, lib
 from ipbackend.datapath.layout import leaf_of
-from ipbackend.datapath.loader import ENTRY, ROADS, Loaded, Program, load_all
+from ipbackend.datapath.loader import ENTRY, ROADS, Loaded, Program, let_go, load_all
 from ipbackend.datapath.maps import Memory
 from ipbackend.datapath.packet_ring import Ring
 from ipbackend.datapath.tables import ip_to_map
@@ -41,7 +41,7 @@ class Capture(Loaded):
             syscall.update(road, bytes(4), struct.pack("I", self._fds[LEAVING]))
             self._road = os.dup(road)  # programs leave such a map when nobody holds it any more
         finally:
-            compiled.cleanup()
+            let_go(compiled)
         self.ended = False
         self.look_for(order)
 

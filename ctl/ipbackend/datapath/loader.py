@@ -19,6 +19,8 @@ from ipbackend.datapath.source import bpf_directory, expand
 from ipbackend.errors import DatapathError, NotRunningError
 from ipbackend.sizing import flow_index_buckets, gateway_slots, sources
 
+_libc = ctypes.CDLL(None, use_errno=True)
+
 ENTRY, SWEEP = "ipbackend", "ipbackend_sweep"
 ROADS = {road: f"{ENTRY}_{road.name.lower()}" for road in Road}
 KINDS = {ENTRY: BPF.XDP, SWEEP: BPF.SCHED_CLS} | dict.fromkeys(ROADS.values(), BPF.XDP)
@@ -141,7 +143,7 @@ class Program(Loaded):
         temporary.write_text(describe(compiled, _pinned_maps(self._pins), layout, made_of))
         temporary.rename(run_directory / FILE)
         fds = load_all(compiled, KINDS)
-        compiled.cleanup()
+        let_go(compiled)
         return fds
 
     def _refuse_other_maps(self, run_directory: Path, number: int, buckets: int) -> None:
@@ -158,6 +160,14 @@ class Program(Loaded):
             raise DatapathError(
                 f"{index}: loaded for another gateway.max_connections, {have} buckets instead of {buckets} ({remedy})"
             )
+
+
+def let_go(compiled: BPF) -> None:
+    """Close it, and have the C library give back what compiling took: some 35 MB, which it would keep, torn by what
+    is allocated meanwhile, so that the next one takes more.
+    """
+    compiled.cleanup()
+    _libc.malloc_trim(0)
 
 
 def _compiled(source: Path, text: str, macros: Mapping[str, object]) -> BPF:
@@ -243,12 +253,11 @@ def _pinned_maps(pins: Path) -> list[str]:
 
 def _mount_bpffs(directory: Path) -> None:
     """A bpffs of our own: `ip netns exec` hides /sys/fs/bpf, and some systems do not mount it."""
-    libc = ctypes.CDLL(None, use_errno=True)
     directory.mkdir(parents=True, exist_ok=True)
     kind = ctypes.create_string_buffer(256)  # struct statfs begins with the magic number
-    libc.statfs(bytes(directory), kind)
+    _libc.statfs(bytes(directory), kind)
     if int.from_bytes(kind.raw[:4], "little") == _BPFFS_MAGIC:
         return
-    if libc.mount(b"bpf", bytes(directory), b"bpf", 0, b"mode=0700") < 0:
+    if _libc.mount(b"bpf", bytes(directory), b"bpf", 0, b"mode=0700") < 0:
         problem = os.strerror(ctypes.get_errno())
         raise DatapathError(f"{directory}: cannot mount a bpffs: {problem} (run as root)")
