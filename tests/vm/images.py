@@ -69,12 +69,12 @@ def builder(kernel: str) -> Path:
 
 
 def _made(name: str, make: Callable[[Path], None]) -> Path:
-    """A folder of BUILD, named by what this file says, so that another recipe makes another; one process makes it."""
-    recipe = hashlib.sha256(Path(__file__).read_bytes() + Path(__file__).with_name("agent.py").read_bytes())
-    folder = BUILD / f"{name}-{recipe.hexdigest()[:8]}"
+    """A folder of BUILD, named by its recipe too, so that another one makes another; one process makes it."""
+    recipe = repr((SYSTEMS, PACKAGES, BUILDER, SIZE, QUIET, AGENT, Path(__file__).with_name("agent.py").read_text()))
+    folder = BUILD / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}"
     with _locked(BUILD / f"{name}.lock"):
         if not folder.exists():
-            making = folder.with_suffix(".making")
+            making = folder.with_name(f"{folder.name}.making")
             shutil.rmtree(making, ignore_errors=True)
             making.mkdir(parents=True)
             make(making)
