@@ -106,7 +106,7 @@ deb: ## Build a Debian package for this machine's distribution, in build/deb
 	@ls $(DEB)/*.deb
 
 KERNEL ?= 6.1
-VM_PACKAGES := qemu-system-x86 qemu-utils mmdebstrap debhelper dpkg-dev
+VM_PACKAGES := qemu-system-x86 qemu-utils mmdebstrap vagrant vagrant-libvirt
 vm-test: setup ## A gateway as a virtual machine, and the tests on another kernel: KERNEL=6.1, 6.12 or trixie; as root
 	@$(call install-missing,$(VM_PACKAGES))
 	@mkdir -p build/vm

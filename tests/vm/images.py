@@ -16,7 +16,7 @@ PACKAGES = (
     *("python3", "python3-venv", "python3-bpfcc", "linux-libc-dev", "linux-image-amd64"),
     *("man-db", "bash-completion", "sqlite3"),
 )
-BUILDER = ("debhelper", "dpkg-dev", "make", "python3", "python3-venv")
+BUILDER = ("build-essential", "debhelper", "make", "python3", "python3-venv")
 SIZE = "4G"
 AGENT = """\
 [Unit]
@@ -58,20 +58,22 @@ class Image:
 
 def image(kernel: str) -> Image:
     """The image of one of SYSTEMS, made if it is not there: two minutes, and a gigabyte on disk."""
-    folder = _made(kernel, lambda folder: _make(SYSTEMS[kernel], folder))
+    system, agent = SYSTEMS[kernel], Path(__file__).with_name("agent.py").read_text()
+    recipe = (system, PACKAGES, SIZE, QUIET, AGENT, agent)
+    folder = _made(kernel, recipe, lambda folder: _make(system, folder))
     return Image(folder / "vmlinuz", folder / "initrd", folder / "root.qcow2")
 
 
 def builder(kernel: str) -> Path:
     """The root folder of one of SYSTEMS with what it takes to build the package, made if it is not there."""
     release = SYSTEMS[kernel].release
-    return _made(f"builder-{release}", lambda folder: _debootstrap(release, BUILDER, folder / "root")) / "root"
+    made = _made(f"builder-{release}", BUILDER, lambda folder: _debootstrap(release, BUILDER, folder / "root"))
+    return made / "root"
 
 
-def _made(name: str, make: Callable[[Path], None]) -> Path:
+def _made(name: str, recipe: object, make: Callable[[Path], None]) -> Path:
     """A folder of BUILD, named by its recipe too, so that another one makes another; one process makes it."""
-    recipe = repr((SYSTEMS, PACKAGES, BUILDER, SIZE, QUIET, AGENT, Path(__file__).with_name("agent.py").read_text()))
-    folder = BUILD / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}"
+    folder = BUILD / f"{name}-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:8]}"
     with _locked(BUILD / f"{name}.lock"):
         if not folder.exists():
             making = folder.with_name(f"{folder.name}.making")
