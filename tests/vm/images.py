@@ -16,7 +16,7 @@ PACKAGES = (
     *("python3", "python3-venv", "python3-bpfcc", "linux-libc-dev", "linux-image-amd64"),
     *("man-db", "bash-completion", "sqlite3"),
 )
-BUILDER = ("build-essential", "debhelper", "make", "python3", "python3-venv")
+BUILDER = ("build-essential", "debhelper", "make", "python3", "python3-bpfcc", "python3-venv")
 SIZE = "4G"
 AGENT = """\
 [Unit]
