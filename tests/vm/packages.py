@@ -17,7 +17,7 @@ mount -t tmpfs tmpfs "$1/tmp"
 mount -t proc proc "$1/proc"
 mount --rbind /dev "$1/dev"
 exec chroot "$1" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 HOME=/tmp SOURCE_DATE_EPOCH=1700000000 \
-	PIP_NO_INDEX=1 PIP_FIND_LINKS=/media make -s -C /mnt deb "VERSION=$4"
+	DPKG_DEB_COMPRESSOR_TYPE=none PIP_NO_INDEX=1 PIP_FIND_LINKS=/media make -s -C /mnt deb "VERSION=$4"
 """
 
 
