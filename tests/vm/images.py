@@ -64,9 +64,8 @@ def image(kernel: str) -> Image:
     return Image(folder / "vmlinuz", folder / "initrd", folder / "root.qcow2")
 
 
-def builder(kernel: str) -> Path:
-    """The root folder of one of SYSTEMS with what it takes to build the package, made if it is not there."""
-    release = SYSTEMS[kernel].release
+def builder(release: str) -> Path:
+    """The root folder of a release with its BCC and what it takes to build the package, made if it is not there."""
     made = _made(f"builder-{release}", BUILDER, lambda folder: _debootstrap(release, BUILDER, folder / "root"))
     return made / "root"
 

@@ -40,7 +40,7 @@ def wheels(kernel: str) -> Path:
 
 def packages(kernel: str, work: Path) -> list[Path]:
     """Version 0.1.0, and 0.1.1 whose programs differ."""
-    root, brought = builder(kernel), wheels(kernel)
+    root, brought = builder(SYSTEMS[kernel].release), wheels(kernel)
     made: list[Path] = []
     for version in ("0.1.0", "0.1.1"):
         source = checkout(work / version)
