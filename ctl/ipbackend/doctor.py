@@ -77,7 +77,7 @@ def _bcc(host: Host) -> Iterator[Finding]:
         remedy = (
             "apt install python3-bpfcc, and a venv of /usr/bin/python3 with --system-site-packages; PyPI's is another"
         )
-        yield Finding("BCC", False, f"Python cannot import it: {host.without_bcc}", remedy)
+        yield Finding("BCC", False, f"it cannot be used: {host.without_bcc}", remedy)
         return
     yield Finding("BCC", True, host.bcc)
     if host.without_headers:

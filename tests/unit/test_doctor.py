@@ -303,3 +303,14 @@ def test_another_project_of_the_same_name_is_no_bcc(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setitem(sys.modules, "bcc", None)
     assert host._compiler()[0] == ""
+
+
+@pytest.mark.parametrize(("version", "why"), [("0.18.0", "BCC 0.18.0 is too old"), ("0.26.0", ""), ("0.31.0+ds", "")])
+def test_a_bcc_that_would_abort_is_refused(version: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its compiler ends the whole process at what it cannot do: it must not be asked."""
+    monkeypatch.setitem(sys.modules, "bcc", SimpleNamespace(BPF=object, __version__=version, __file__="bcc.py"))
+
+    found, refusal = host._compiler()
+
+    assert found == ("" if why else version)
+    assert refusal.startswith(why)

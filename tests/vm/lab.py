@@ -71,11 +71,9 @@ class World:
 
     def start_traffic(self) -> None:
         """Connections that are held and others that are opened, from the client until `end_traffic`."""
-        command = (
-            f"systemd-run -q --unit traffic -p NetworkNamespacePath=/run/netns/client --working-directory {SOURCE}"
-        )
-        self.machine.run(f"rm -f /tmp/report; {command} python3 -m tests.vm.traffic {VIP} /tmp/report")
-        self.machine.run("timeout 60 sh -c 'until test -s /tmp/report.under-way; do sleep 0.2; done'")
+        unit = f"--unit traffic -p NetworkNamespacePath=/run/netns/client --working-directory {SOURCE}"
+        self.machine.run(f"rm -f /tmp/report; systemd-run -q {unit} python3 -m tests.vm.traffic {VIP} /tmp/report")
+        self.machine.run("timeout 100 sh -c 'until test -e /tmp/report.begun; do sleep 0.2; done'")
 
     def end_traffic(self) -> dict[str, Any]:
         """What it saw."""

@@ -24,7 +24,7 @@ INSTALLED = (
     "/usr/share/man/man1/ipbackend.1.gz",
     "/usr/share/bash-completion/completions/ipbackend",
 )
-FOREIGN_USER, OUR_USER = "stranger", "operator"
+FOREIGN_USER, OUR_USER = "stranger", "colleague"
 
 
 @pytest.fixture(scope="module")
