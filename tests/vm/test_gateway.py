@@ -1,14 +1,14 @@
 """A gateway that is a machine: installed, upgraded under traffic, hung, killed, rebooted, restored, removed."""
 
 import re
-import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from .conftest import SOURCE
-from .images import BUILD, REPOSITORY, Image, payload
+from .images import BUILD, Image, payload
 from .lab import DEMO, FILES, PROVISION, VIP, Steps, World, address, mount, program
 from .machine import Machine
 from .packages import checkout, packages, wheels
@@ -30,8 +30,6 @@ FOREIGN_USER, OUR_USER = "stranger", "colleague"
 @pytest.fixture(scope="module")
 def work() -> Iterator[Path]:
     """Disks, sockets and console logs."""
-    import tempfile
-
     with tempfile.TemporaryDirectory(prefix="ipbackend-vm-", dir=BUILD) as name:
         yield Path(name)
 
@@ -227,19 +225,3 @@ def test_a_card_without_native_xdp_is_served_in_generic_mode(world: World) -> No
         assert "e1000 has no native XDP" in doctor
         assert world.demo() == DEMO
         steps.done("e1000", doctor)
-
-
-def test_vagrant_takes_the_lab(tmp_path: Path) -> None:
-    """For both providers; VirtualBox is not there, and asked for no more than its version."""
-    stub = tmp_path / "VBoxManage"
-    stub.write_text("#!/bin/sh\necho 7.0.20r163906\n")
-    stub.chmod(0o755)
-    for provider in ("libvirt", "virtualbox"):
-        environment = {"PATH": f"{tmp_path}:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(tmp_path)}
-        environment |= {"VAGRANT_DOTFILE_PATH": str(tmp_path / provider), "VAGRANT_DEFAULT_PROVIDER": provider}
-        asked = ["vagrant", "validate"]
-        done = subprocess.run(
-            asked, cwd=REPOSITORY / "vagrant", env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "validated successfully" in done.stdout
