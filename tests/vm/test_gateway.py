@@ -87,6 +87,8 @@ def from_a_checkout(gateway: Machine, world: World, steps: Steps) -> None:
 def by_the_package(gateway: Machine, world: World, sides: tuple[str, str], steps: Steps) -> None:
     """Installed, told what is wanted, and it serves: by native XDP."""
     steps.done("dpkg -i", gateway.run(f"dpkg -i {FILES}/packages/*0.1.0~*.deb", 300))
+    scripts = gateway.run("cat /var/lib/dpkg/info/ipbackend.p*")
+    assert "deb-systemd" not in scripts  # debhelper's own would restart the mount that the pins are in
     gateway.run("test -d /etc/ipbackend && ipbackend check /etc/ipbackend/gateway.toml.example")
     steps.done("applied", gateway.run(PROVISION, 300))
     for side in sides:

@@ -21,7 +21,7 @@ find / -xdev -path /tmp -prune -o -path /proc -prune -o -print | sort >/tmp/befo
 make -s -C /mnt install PIP_NO_INDEX=1 PIP_FIND_LINKS=/media
 ipbackend --version
 ipbackend check /etc/ipbackend/gateway.toml.example
-grep -rl making /opt/ipbackend/bin && exit 1
+grep -rlF ipbackend.making /opt/ipbackend/bin && exit 1
 make -s -C /mnt install PIP_NO_INDEX=1 PIP_FIND_LINKS=/nowhere && exit 1
 ipbackend --version
 make -s -C /mnt install PIP_NO_INDEX=1 PIP_FIND_LINKS=/media
