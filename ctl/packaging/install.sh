@@ -37,7 +37,7 @@ trap 'rm -rf "$work" "$made"' EXIT
 echo "install: $root$home"
 # BCC is the distribution's, built for its own Python: hence /usr/bin/python3 and the system's packages.
 rm -rf "$made"
-/usr/bin/python3 -m venv --system-site-packages "$made"
+/usr/bin/python3 -m venv --system-site-packages --prompt ipbackend "$made"
 cp -r "$source/pyproject.toml" "$source/README.md" "$source/LICENSE" "$source/bpf" "$source/ctl" "$work/"
 "$made/bin/python" -m pip install -q --disable-pip-version-check "$work"
 "$made/bin/python" -m pip install -q --disable-pip-version-check --target "$work/tools" click-man

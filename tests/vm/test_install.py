@@ -8,6 +8,7 @@ from .packages import checkout, wheels
 
 # No systemd runs there: what it would be asked is left out by the scripts, but for the group.
 INSIDE = """\
+ip link set lo up
 mount -t tmpfs tmpfs "$4"
 mkdir "$4/upper" "$4/work" "$4/root"
 mount -t overlay overlay -o "lowerdir=$1,upperdir=$4/upper,workdir=$4/work" "$4/root"
