@@ -17,7 +17,7 @@ mount --bind "$3" "$4/root/media"
 mount -t proc proc "$4/root/proc"
 mount --rbind /dev "$4/root/dev"
 exec chroot "$4/root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 HOME=/tmp sh -exc '
-ln -s /bin/true /usr/sbin/systemd-sysusers
+ln -s /bin/true /usr/sbin/systemd-sysusers && mkdir -p /usr/lib/sysusers.d
 find / -xdev -path /tmp -prune -o -path /proc -prune -o -print | sort >/tmp/before
 make -s -C /mnt install PIP_NO_INDEX=1 PIP_FIND_LINKS=/media
 ipbackend --version
