@@ -108,8 +108,9 @@ def interface(machine: Machine, mac: str) -> str:
 def program(machine: Machine, name: str, kind: str = "xdp") -> str:
     """The number of the XDP program on an interface; `kind` is how the kernel calls the mode: xdp, or xdpgeneric."""
     shown = machine.run(f"ip -d link show {name}")
-    found = re.search(rf"prog/{kind} id (\d+)", shown)
+    found = re.search(r"prog/xdp id (\d+)", shown)
     assert found, shown
+    assert re.search(rf" {kind} ", shown), shown
     return found[1]
 
 
