@@ -48,6 +48,10 @@ class Loaded:
         ids = {road: syscall.program_id(self._fds[name]) for road, name in ROADS.items()}
         return [road for road, number in ids.items() if maps["roads"].get(int(road)) != number]
 
+    def verified(self) -> dict[str, int]:
+        """How many instructions the kernel's verifier went through, by program."""
+        return {name: syscall.verified_instructions(fd) for name, fd in self._fds.items()}
+
     def close(self) -> None:
         """Let go of all descriptors; what is pinned or attached stays."""
         for fd in self._fds.values():

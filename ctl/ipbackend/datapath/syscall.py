@@ -204,6 +204,12 @@ def program_id(fd: int) -> int:
     return number
 
 
+def verified_instructions(fd: int) -> int:
+    """How many instructions the verifier went through before it took a program; from a million on it refuses one."""
+    number: int = struct.unpack("I", _info(fd, 220)[216:])[0]
+    return number
+
+
 def jited_size(fd: int) -> int:
     """Bytes of machine code that a loaded program became, 0 where it is interpreted."""
     size: int = struct.unpack("2I8xI", _info(fd, 20))[2]
