@@ -187,4 +187,4 @@ def _path_mtu(attempt: Attempt, mtu: int, trial: Trial) -> Finding:
 
 
 def _listed(addresses: Iterable[IPv4Address]) -> str:
-    return ", ".join(map(str, addresses))
+    return ", ".join(map(str, sorted(addresses)))
