@@ -108,6 +108,7 @@ static __always_inline void note_ip(struct packet *pkt, struct iphdr *ip)
 /* A whole TCP or UDP header whose own lengths agree with the datagram's; NEXT_STEP if so. */
 static __always_inline enum verdict parse_transport(struct packet *pkt, void *transport, __u32 room)
 {
+	room = unrelated(room);
 	if (is_tcp(pkt)) {
 		struct tcphdr *tcp = transport;
 

@@ -12,6 +12,7 @@ from ipbackend.abi import Road
 from ipbackend.datapath import syscall
 from ipbackend.datapath.clock import epoch_of, timer_frequency
 from ipbackend.datapath.compiler import BPF, lib
+from ipbackend.datapath.features import compiler
 from ipbackend.datapath.headers import make_header_tree
 from ipbackend.datapath.layout import FILE, SWEEP_ORDERS, Layouts, describe, fingerprint
 from ipbackend.datapath.maps import PINS, Maps
@@ -171,6 +172,10 @@ def let_go(compiled: BPF) -> None:
 
 
 def _compiled(source: Path, text: str, macros: Mapping[str, object]) -> BPF:
+    try:
+        compiler()
+    except ImportError as error:
+        raise DatapathError(f"{error} (see `ipbackend doctor`)") from error
     with tempfile.TemporaryDirectory(prefix="ipbackend-") as headers:
         os.environ["BCC_KERNEL_SOURCE"] = str(make_header_tree(Path(headers)))
         try:
