@@ -6,10 +6,10 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from .clients import Address, http_get
+from .clients import Address, UdpClient, http_get
 from .namespace import Namespace
 
 
@@ -46,15 +46,32 @@ class Load:
         return began
 
 
+def load(namespace: Namespace, destination: Address, clients: int = 4) -> contextlib.AbstractContextManager[Load]:
+    """Requests, each over a TCP connection of its own."""
+    return _load(lambda: http_get(namespace, None, destination).identity.member, clients)
+
+
 @contextlib.contextmanager
-def load(namespace: Namespace, destination: Address, clients: int = 4) -> Iterator[Load]:
+def datagrams(namespace: Namespace, destination: Address) -> Iterator[Load]:
+    """Datagrams of one flow, each after the answer to the one before."""
+
+    def ask() -> str:
+        time.sleep(0.005)
+        return client.ask(b"x" * 100).member
+
+    with UdpClient(namespace, None, destination) as client, _load(ask, 1) as met:
+        yield met
+
+
+@contextlib.contextmanager
+def _load(ask: Callable[[], str], clients: int) -> Iterator[Load]:
     met, over = Load(), threading.Event()
 
     def work() -> None:
         while not over.is_set():
             began = time.monotonic()
             try:
-                member, error = http_get(namespace, None, destination).identity.member, ""
+                member, error = ask(), ""
             except (OSError, EOFError) as failure:
                 member, error = "", repr(failure)
             met.requests.append(Request(began, time.monotonic(), member, error))
