@@ -85,9 +85,10 @@ class Forwarding:
 
     def start(self, configuration: Configuration, shares: Mapping[str, int]) -> None:
         """Attach, and bring everything to `configuration`: from here on packets are forwarded by it."""
+        self._program.pin()
         self._program.join(self.maps)
         self._attach(gateway_of(configuration))
-        self._program.pin()
+        self._program.forget_others()
         self._forget_earlier()
         self._find_next_hops(configuration)
         self.reconciler.shares = shares

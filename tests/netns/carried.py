@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ipbackend.datapath import syscall
 from ipbackend.datapath.audit import audit
-from ipbackend.datapath.loader import ENTRY, KINDS, ROADS, pinned_program
+from ipbackend.datapath.loader import ENTRY, KINDS, PROGRAMS, ROADS, pinned_program
 from ipbackend.datapath.maps import PINS, Maps
 from ipbackend.datapath.tables import Tables
 from ipbackend.store import Store
@@ -41,20 +43,19 @@ def carried(lab: Lab, gateway: Gateway) -> Mapping[str, Any]:
         }
         addresses = sorted((a.get_attr("IFA_LOCAL"), a["prefixlen"], a["index"]) for a in netlink.get_addr())
         routes = sorted((r.get_attr("RTA_DST"), r["dst_len"]) for r in netlink.get_routes() if r["proto"] == 173)
-    entry = pinned_program(gateway.run_directory, ENTRY)
+    ours = program_id(gateway.run_directory, ENTRY)
     seen: dict[str, Any] = {
-        "pins": sorted(str(path.relative_to(pins)) for path in pins.rglob("*")) if pins.is_dir() else [],
+        "pins": sorted(path.name for path in pins.rglob("*") if path.parent.name != PROGRAMS) if pins.is_dir() else [],
         "files": sorted(path.name for path in gateway.run_directory.iterdir() if path.name.startswith("layout")),
         "attached": sorted(name for name, number in attached.items() if number and name != "lo"),
         "addresses": addresses,
         "routes": routes,
     }
-    if entry is None:
+    if ours is None:
         return seen
-    ours = syscall.program_id(entry)
     with Maps(gateway.run_directory) as maps:
         roads = {name: maps["roads"].get(int(road)) for road, name in ROADS.items()}
-        pinned = {name: syscall.program_id(pinned_program(gateway.run_directory, name) or -1) for name in KINDS}
+        pinned = {name: program_id(gateway.run_directory, name) for name in KINDS}
         there = Tables(maps, -1).read()
         return seen | {
             "ours": {name: attached[name] == ours for name in seen["attached"]},
@@ -70,8 +71,32 @@ def carried(lab: Lab, gateway: Gateway) -> Mapping[str, Any]:
                 for key, one in there.listeners.items()
             },
             "VIPs": sorted(map(str, there.addresses.items())),
-            "timing": [getattr(maps["gateway"].memory()[0], name) for name in ("rest", "closing_timeout", "snat_shift")],
+            "timing": [
+                getattr(maps["gateway"].memory()[0], name) for name in ("rest", "closing_timeout", "snat_shift")
+            ],
         }
+
+
+def program_id(run_directory: Path, name: str) -> int | None:
+    """The id of a pinned program."""
+    fd = pinned_program(run_directory, name)
+    if fd is None:
+        return None
+    try:
+        return syscall.program_id(fd)
+    finally:
+        os.close(fd)
+
+
+def program_tag(run_directory: Path, name: str) -> str:
+    """The kernel's hash of a pinned program's instructions."""
+    fd = pinned_program(run_directory, name)
+    assert fd is not None, name
+    try:
+        fields = Path(f"/proc/self/fdinfo/{fd}").read_text().split()
+    finally:
+        os.close(fd)
+    return fields[fields.index("prog_tag:") + 1]
 
 
 def _pool(there: Any, number: int) -> str:

@@ -23,6 +23,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -237,8 +238,8 @@ class Server:
             length, kind = struct.unpack("IH", self._read(pid, arguments[1], 6).ljust(6, b"\0"))
             return NETLINK.get(kind, "") if length == arguments[2] else ""
         if name in PATHS:
-            path = self._read(pid, arguments[0], 256).split(b"\0")[0].decode()
-            return f"{name} {Path(path).name}"
+            path = Path(self._read(pid, arguments[0], 256).split(b"\0")[0].decode())
+            return "" if path.is_relative_to(tempfile.gettempdir()) else f"{name} {path.name}"
         return name
 
     @staticmethod
@@ -311,8 +312,15 @@ def install_filter() -> int:
     """Have the kernel report the steps among this process's system calls; returns the descriptor that tells of them."""
     allow, report = (0x06, 0, 0, 0x7FFF0000), (0x06, 0, 0, 0x7FC00000)  # SECCOMP_RET_ALLOW, SECCOMP_RET_USER_NOTIF
     equal, load = 0x15, 0x20
-    commands, others = [*BPF_STEPS, MEMORY], [number for name, number in NUMBERS.items() if name not in ("bpf", "seccomp")]
-    code: list[tuple[int, int, int, int]] = [(load, 0, 0, 0), (equal, 0, len(commands) + 3, NUMBERS["bpf"]), (load, 0, 0, 16)]
+    commands, others = (
+        [*BPF_STEPS, MEMORY],
+        [number for name, number in NUMBERS.items() if name not in ("bpf", "seccomp")],
+    )
+    code: list[tuple[int, int, int, int]] = [
+        (load, 0, 0, 0),
+        (equal, 0, len(commands) + 3, NUMBERS["bpf"]),
+        (load, 0, 0, 16),
+    ]
     code += [(equal, len(commands) - at, 0, command) for at, command in enumerate(commands)]
     code += [allow, report]
     code += [(equal, len(others) - at, 0, number) for at, number in enumerate(others)]

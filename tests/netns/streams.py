@@ -46,7 +46,11 @@ class Tally:
 
 
 async def exchange(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seeds: tuple[str, str], tally: Tally, over: asyncio.Event
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    seeds: tuple[str, str],
+    tally: Tally,
+    over: asyncio.Event,
 ) -> None:
     """Send the first seed's stream and expect the second's, until `over` or the other end's FIN; then until its end."""
 

@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 
+from ipbackend.datapath.loader import ENTRY, KINDS, ROADS
 from ipbackend.datapath.source import bpf_directory
 from ipbackend.errors import NotRunningError, ServiceError
-from tests.netns.carried import carried, problems, wanted
-from tests.netns.clients import open_many
+from tests.netns.carried import carried, problems, program_tag, wanted
+from tests.netns.clients import Connection, Crowd, open_many
 from tests.netns.failing import Failing
 from tests.netns.gateway import CONFIGURATION, Gateway
-from tests.netns.lab import SHOP_VIP, Lab
+from tests.netns.lab import CLIENT, SHOP_VIP, Lab
 from tests.netns.load import datagrams, load
 from tests.netns.members import Member
 from tests.netns.streams import counts, streaming
@@ -32,7 +33,9 @@ WEB, RESOLVER, EXTRA = (SHOP_VIP, 80), (SHOP_VIP, 53), (SHOP_VIP, 8001)
 ALL = os.environ.get("KILLS") == "all"
 SAMPLE = 5  # steps of each kind of change, where not all are taken
 
-BEFORE = CONFIGURATION + """
+BEFORE = (
+    CONFIGURATION
+    + """
 [listeners.extra]
 load_balancer = "shop"
 protocol = "TCP"
@@ -43,7 +46,10 @@ pool = "extra"
 protocol = "TCP"
 members = [{ address = "10.0.0.12", port = 8080 }, { address = "10.0.0.12", port = 9001 }]
 """
-AFTER = CONFIGURATION.replace("weight = 3 },\n", 'weight = 5 },\n    { address = "10.0.0.11", port = 9002, weight = 0 },\n') + """
+)
+AFTER = (
+    CONFIGURATION.replace("weight = 3 },\n", 'weight = 5 },\n    { address = "10.0.0.11", port = 9002, weight = 0 },\n')
+    + """
 [networks.more]
 kind = "vpn"
 cidrs = ["172.30.0.0/16"]
@@ -63,6 +69,7 @@ pool = "web"
 protocol = "TCP"
 members = [{ address = "10.0.0.12", port = 9003 }]
 """
+)
 
 
 def wait_until(condition: Callable[[], bool], deadline: float = 30.0) -> None:
@@ -104,12 +111,15 @@ class Daemon:
 def daemon(lab: Lab, gateway: Gateway) -> Iterator[Daemon]:
     gateway.stop()
     failing = Failing(lab["gateway"], gateway.run_directory, gateway.run_directory / "log")
+    daemon = Daemon(lab, gateway, failing)
     try:
-        yield Daemon(lab, gateway, failing)
+        yield daemon
     finally:
         failing.stop()
+        if daemon.source:
+            failing.start("unload")
         failing.close()
-        gateway.start()
+        gateway.start(deadline=120)
 
 
 @contextmanager
@@ -140,30 +150,221 @@ def traffic(lab: Lab, members: dict[str, Member]) -> Iterator[Callable[[], None]
         assert {name: after[name][what] - before[name][what] for name in members} == {n: answered[n] for n in members}
 
 
+def kill_everywhere(
+    daemon: Daemon, back: Callable[[], None], act: Callable[[], None], check: Callable[[], None]
+) -> None:
+    """`act`, killed before each of its steps, and each time `back` again: all or nothing of it must be there then."""
+    back()
+    undone = daemon.state()
+    daemon.failing.arm()
+    act()
+    steps, whole = daemon.failing.steps(), daemon.state()
+    for step in chosen(steps):
+        back()
+        daemon.failing.arm(step)
+        answered = False
+        with suppress(ServiceError, NotRunningError):
+            act()
+            answered = True
+        daemon.failing.kill()
+        daemon.come_up()
+        check()
+        what = f"killed before step {step} of {len(steps)}: {[*steps, 'end'][step - 1]}"
+        now = daemon.state()
+        assert now[0] in ([whole[0]] if answered else [whole[0], undone[0]]), what
+        assert now[1] == (whole if now[0] == whole[0] else undone)[1], what
+        wait_until(lambda: problems(daemon.gateway) == [])
+    act()
+
+
 def test_a_change_is_whole_or_undone(daemon: Daemon, lab: Lab, members: dict[str, Member]) -> None:
     """Members, listeners, a network and a VIP come and go."""
     daemon.come_up()
-    daemon.apply(AFTER)
-    daemon.apply(BEFORE)
     with traffic(lab, members) as check:
-        for have, want in ((BEFORE, AFTER), (AFTER, BEFORE)):
-            undone = daemon.state()
-            daemon.failing.arm()
-            daemon.apply(want)
-            steps, whole = daemon.failing.steps(), daemon.state()
-            for step in chosen(steps):
-                daemon.apply(have)
-                daemon.failing.arm(step)
-                answered = False
-                with suppress(ServiceError, NotRunningError):
-                    daemon.apply(want)
-                    answered = True
-                daemon.failing.kill()
-                daemon.come_up()
-                check()
-                what = f"killed before step {step} of {len(steps)}: {[*steps, 'end'][step - 1]}"
-                now = daemon.state()
-                assert now[0] in ([whole[0]] if answered else [whole[0], undone[0]]), what
-                assert now[1] == (whole if now[0] == whole[0] else undone)[1], what
-                wait_until(lambda: problems(daemon.gateway) == [])
-            daemon.apply(want)
+        kill_everywhere(daemon, lambda: daemon.apply(BEFORE), lambda: daemon.apply(AFTER), check)
+        kill_everywhere(daemon, lambda: daemon.apply(AFTER), lambda: daemon.apply(BEFORE), check)
+
+
+def test_a_rollback_is_whole_or_undone(daemon: Daemon, lab: Lab, members: dict[str, Member]) -> None:
+    daemon.come_up()
+    daemon.apply(BEFORE)
+    with daemon.gateway.client() as client:
+        before = client.request("GET", "/ipbackend/status")["status"]["revision"]
+
+    def roll_back() -> None:
+        with daemon.gateway.client() as client:
+            client.request("POST", f"/ipbackend/revisions/{before}/rollback")
+
+    with traffic(lab, members) as check:
+        kill_everywhere(daemon, lambda: daemon.apply(AFTER), roll_back, check)
+
+
+def test_new_programs_by_a_setting_are_whole_or_undone(daemon: Daemon, lab: Lab, members: dict[str, Member]) -> None:
+    """The flow log has other programs compiled, loaded and put in place."""
+    daemon.come_up()
+    logged = BEFORE.replace("[gateway]\n", '[gateway]\nflow_log = "store"\n')
+    with traffic(lab, members) as check:
+        kill_everywhere(daemon, lambda: daemon.apply(BEFORE), lambda: daemon.apply(logged), check)
+
+
+def test_a_member_that_leaves_takes_its_own_connections_and_no_other(
+    daemon: Daemon, lab: Lab, members: dict[str, Member]
+) -> None:
+    """They end with the change, or live on where it is undone."""
+    daemon.come_up()
+    leaving = '{ address = "10.0.0.12", port = 8080 }, { address = "10.0.0.12", port = 9001 }'
+    have = BEFORE.replace(leaving, '{ address = "10.0.0.12", port = 8080 }')
+    want = BEFORE.replace(leaving, '{ address = "10.0.0.12", port = 9001 }')
+    with ExitStack() as stack:
+        check = stack.enter_context(traffic(lab, members))
+        crowds: list[Crowd] = []
+
+        def back() -> None:
+            daemon.apply(have)
+            crowds.append(stack.enter_context(open_many(lab["client"], CLIENT, EXTRA, 4)))
+
+        def as_the_store_says() -> None:
+            check()
+            if "10.0.0.12:9001" in str(wanted(daemon.gateway)):
+                wait_until(lambda: all(has_ended(one) for one in crowds[-1].connected))
+            else:
+                assert {one.get().identity.member for one in crowds[-1].connected} == {"member-2"}
+
+        kill_everywhere(daemon, back, lambda: daemon.apply(want), as_the_store_says)
+
+
+def has_ended(connection: Connection) -> bool:
+    """Whether its RST has come."""
+    with suppress(TimeoutError):
+        connection.socket.settimeout(0.01)
+        try:
+            return connection.socket.recv(1) == b""
+        except ConnectionResetError:
+            return True
+    return False
+
+
+# --- Programs that come, are replaced, and go.
+
+
+def tags(gateway: Gateway) -> dict[str, str]:
+    """What the pinned programs are made of, by the kernel's own hash of their instructions."""
+    return {name: program_tag(gateway.run_directory, name) for name in KINDS}
+
+
+def changed_source(directory: Path, file: str, have: str, want: str) -> Path:
+    """A copy of the data plane's C files with one line in one of them made another."""
+    shutil.copytree(bpf_directory(), directory)
+    text = (directory / file).read_text()
+    assert have in text
+    (directory / file).write_text(text.replace(have, want))
+    return directory
+
+
+def test_an_upgrade_replaces_the_programs_and_loses_nothing(
+    daemon: Daemon, lab: Lab, members: dict[str, Member], tmp_path: Path
+) -> None:
+    """To a build whose programs differ, and back, killed at any step of it: a restart completes it."""
+    daemon.come_up()
+    daemon.apply(BEFORE)
+    one = tmp_path / "one"
+    shutil.copytree(bpf_directory(), one)
+    other = changed_source(tmp_path / "other", "conntrack.h", "#define TRACK_TRIES 4", "#define TRACK_TRIES 5")
+    made, state = {one: tags(daemon.gateway)}, daemon.state()
+    with traffic(lab, members) as check:
+        daemon.failing.stop()
+        daemon.source = other
+        daemon.come_up()
+        steps = daemon.failing.steps()
+        made[other] = tags(daemon.gateway)
+        assert made[one].keys() - {name for name in made[one] if made[one][name] == made[other][name]}
+        for step in chosen(steps):
+            daemon.failing.kill()
+            daemon.source = one if daemon.source is other else other
+            daemon.run(limit=step)
+            daemon.failing.kill()
+            check()
+            daemon.come_up()
+            check()
+            what = f"killed before step {step} of {len(steps)}: {[*steps, 'end'][step - 1]}"
+            assert tags(daemon.gateway) == made[daemon.source], what
+            assert daemon.state() == state, what
+            wait_until(lambda: problems(daemon.gateway) == [])
+    daemon.source = None
+
+
+STUB = """
+#include <uapi/linux/bpf.h>
+#include "abi.h"
+#include "maps.h"
+%s
+int ipbackend_sweep(struct __sk_buff *skb)
+{
+	struct sweep *sweep = (void *)(long)skb->data;
+
+	if ((void *)(sweep + 1) <= (void *)(long)skb->data_end)
+		sweep->at = bpf_jiffies64() >> TICK_SHIFT;
+	return 0;
+}
+"""
+
+
+@pytest.fixture
+def stub(tmp_path: Path) -> Path:
+    """The maps with programs that do nothing: they compile in a moment, and come and go as the others do."""
+    source = tmp_path / "stub"
+    shutil.copytree(bpf_directory(), source)
+    programs = [f"int {name}(struct xdp_md *ctx) {{ return XDP_PASS; }}" for name in (ENTRY, *ROADS.values())]
+    (source / "ipbackend.c").write_text(STUB % "\n".join(programs))
+    return source
+
+
+def test_a_first_start_is_completed_by_the_next(daemon: Daemon, lab: Lab, stub: Path) -> None:
+    nothing = clean(daemon, lab)
+    daemon.source = stub
+    daemon.come_up()
+    steps, state = daemon.failing.steps(), daemon.state()
+    for step in chosen(steps):
+        daemon.failing.stop()
+        daemon.failing.start("unload")
+        assert carried(lab, daemon.gateway) == nothing
+        daemon.run(limit=step)
+        daemon.failing.kill()
+        daemon.come_up()
+        what = f"killed before step {step} of {len(steps)}: {[*steps, 'end'][step - 1]}"
+        assert daemon.state() == state, what
+        assert problems(daemon.gateway) == [], what
+    daemon.failing.stop()
+    daemon.failing.start("unload")
+
+
+def test_an_unload_is_completed_by_the_next_and_a_start_begins_anew(daemon: Daemon, lab: Lab, stub: Path) -> None:
+    nothing = clean(daemon, lab)
+    daemon.source = stub
+    daemon.come_up()
+    state = daemon.state()
+    daemon.failing.stop()
+    daemon.failing.start("unload")
+    steps = daemon.failing.steps()
+    assert carried(lab, daemon.gateway) == nothing
+    for step in chosen(steps):
+        what = f"killed before step {step} of {len(steps)}: {[*steps, 'end'][step - 1]}"
+        daemon.come_up()
+        daemon.failing.stop()
+        daemon.failing.start("unload", limit=step)
+        daemon.come_up()
+        assert daemon.state() == state, what
+        assert problems(daemon.gateway) == [], what
+        daemon.failing.stop()
+        daemon.failing.start("unload", limit=step)
+        assert daemon.failing.start("unload")["status"] == 0
+        assert carried(lab, daemon.gateway) == nothing, what
+
+
+def clean(daemon: Daemon, lab: Lab) -> Any:
+    """Nothing loaded, and BEFORE in the store; returns what that looks like."""
+    daemon.come_up()
+    daemon.apply(BEFORE)
+    daemon.failing.stop()
+    daemon.failing.start("unload")
+    return carried(lab, daemon.gateway)
