@@ -153,6 +153,7 @@ class Forwarding:
             if not self._rests(number):
                 looked += endpoint.slots
                 self._tables.sweep(number, SweepMode.EXPIRED)
+        self._tables.set_swept()
         return looked
 
     def depart(self, configuration: Configuration, drains: Drains) -> set[Claim]:
