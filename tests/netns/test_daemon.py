@@ -469,7 +469,8 @@ def test_with_no_daemon_the_client_says_how_to_get_one(gateway: Gateway, tmp_pat
 def test_without_a_daemon_status_says_so_and_connections_go_on(lab: Lab, gateway: Gateway) -> None:
     """Datagrams of more clients than a member has room for, none of which ends: openings end what is silent."""
     few = CONFIGURATION.replace("max_connections = 1000 }", "max_connections = 50 }")
-    gateway.apply(few[: few.index("[pools.resolver]")] + few[few.index("# The peered member") :])
+    none = few[: few.index("[pools.resolver]")].replace('pool = "resolver"\n', "") + few[few.index("# The peered") :]
+    gateway.apply(none)
     gateway.apply(few.replace("port = 53\n", "port = 53\nidle_timeout = 10\n"))
     wait_until(lambda: http_get(lab["client"], None, WEB).status == 200)
     with connect(lab["client"], None, WEB) as connection:
@@ -496,6 +497,7 @@ def test_without_a_daemon_status_says_so_and_connections_go_on(lab: Lab, gateway
         assert connection.get().identity == identity
     wait_until(lambda: unswept(gateway) < UNSWEPT)
     assert gateway.ask("status").returncode == 0
+    gateway.apply(none)  # the small tables go
 
 
 def unswept(gateway: Gateway) -> float:
