@@ -5,7 +5,7 @@ PROMETHEUS := build/prometheus
 BIN := $(VENV)/bin
 PACKAGES := python3-bpfcc python3-venv linux-libc-dev nftables
 .DEFAULT_GOAL := help
-.PHONY: help setup test fuzz bench bench-packet bench-gateway bench-flow-log lint demo lab life picture install \
+.PHONY: help setup test kills fuzz bench bench-packet bench-gateway bench-flow-log lint demo lab life picture install \
 	uninstall deb vm-test clean
 
 help: ## List the targets
@@ -47,6 +47,9 @@ $(TOOLS)/.made $(PROMETHEUS)/.made: Makefile
 
 test: setup $(TOOLS)/.made $(PROMETHEUS)/.made ## Run all tests: unit, packet (in the kernel) and netns (real links); wants root
 	@$(BIN)/python -m pytest $(ARGS)
+
+kills: setup ## SIGKILL before every step of all that the daemon does, and 100 restarts; an hour or so; wants root
+	@KILLS=all $(BIN)/python -m pytest tests/netns/test_kills.py $(ARGS)
 
 fuzz: setup ## Five million mutated frames through the program, and a thousand random lives; wants root
 	@FUZZ_FRAMES=5000000 MODEL_LIVES=1000 $(BIN)/python -m pytest tests/packet/test_fuzz.py tests/packet/test_model.py
