@@ -8,10 +8,8 @@ import click
 
 from ipbackend.abi import UNSWEPT
 from ipbackend.cli import output as out
-from ipbackend.cli.view import looking
 from ipbackend.client import Client
 from ipbackend.errors import NotRunningError
-from ipbackend.live import load
 from ipbackend.verdicts import MEANINGS
 
 ROWS = 12  # of listeners, pools and losses each: it is one screen
@@ -48,6 +46,9 @@ def status(ctx: click.Context, output: out.Format) -> None:
 
 def _show_deserted(run_directory: Path, output: out.Format, error: NotRunningError) -> None:
     """What a daemon that is gone has left forwarding. NotRunningError: nothing, or it may not be seen."""
+    from ipbackend.cli.view import looking  # imports BCC, which takes half a second
+    from ipbackend.live import load
+
     try:
         with looking(run_directory) as view:
             unswept, live = view.maps.seconds_unswept, asdict(load(view))
