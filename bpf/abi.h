@@ -50,7 +50,7 @@ enum verdict {
 	REJECT_LISTENER_FULL,	/* the listener has as many connections as it may have */
 	REJECT_TOO_BIG,		/* longer than the next link's MTU, and not to be fragmented: its sender is told */
 	REJECT_TTL,		/* its time to live ends here: its sender is told */
-	REJECT_EXPIRED,		/* of a connection that was silent for too long: its sender is told by a RST */
+	REJECT_EXPIRED,		/* of a connection that silence, a RST or an order has ended: its sender is told by a RST */
 
 	DROP_MALFORMED,		/* lengths that lie or do not suffice, or a sender that is none */
 	DROP_FRAGMENT,		/* a later fragment whose first one did not come before it */
@@ -100,14 +100,13 @@ enum phase {
 	SLOT_ESTABLISHED,	/* TCP after its handshake; UDP at once */
 	SLOT_CLOSING,		/* one side's FIN seen */
 	SLOT_CLOSED,		/* in the queue, but answers late packets until reused or rested */
-	SLOT_EXPIRED,		/* ended by the sweep, not by its ends: the same, but answers with a RST */
+	SLOT_EXPIRED,		/* ended by the sweep or a RST: the same, but answers with a RST */
 };
 
 /* A connection's state word, always changed whole by compare and swap: generation | flags | phase. */
 #define STATE_PHASE 0xffULL
 #define STATE_FIN_CLIENT 0x100ULL
 #define STATE_FIN_MEMBER 0x200ULL
-#define STATE_RESET 0x400ULL		/* a RST of the member's did not fit: believed if silence follows */
 #define STATE_TOLD_CLIENT 0x800ULL	/* of an expired connection: this end has spoken, and got its RST */
 #define STATE_TOLD_MEMBER 0x1000ULL
 #define STATE_GENERATION 0x10000ULL	/* one more each time the slot is taken */
@@ -277,6 +276,14 @@ struct load {
 	__u64 reclaimed;	/* while nobody sweeps: how many slots openings have looked at */
 	__u64 pad[2];
 };
+
+/* An entry of a ring of free slots; both change by one atomic. */
+struct free_slot {
+	__u32 slot;		/* among all; 0 where it was taken */
+	__u32 round;		/* of the ring: how often it was taken there */
+};
+
+#define ROUND_SHIFT 32
 
 /* Words of a pool (enum pool_word). */
 struct pool_row {

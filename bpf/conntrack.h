@@ -146,12 +146,8 @@ static __always_inline __u64 next_state(__u32 flags, bool believed, __u64 state,
 
 	if (phase < SLOT_SYN_SENT || phase >= SLOT_CLOSED)
 		return state;
-	if (flags & TCP_RST) {
-		if (believed || is_half_open(state))
-			return with_phase(state, SLOT_CLOSED);
-		return fin == STATE_FIN_MEMBER ? state | STATE_RESET : state;
-	}
-	state &= ~STATE_RESET;
+	if (flags & TCP_RST)	/* no one counts what still passes of it, so nothing may */
+		return believed ? with_phase(state, SLOT_EXPIRED) | STATE_TOLD_CLIENT | STATE_TOLD_MEMBER : state;
 	if ((flags & TCP_FIN) && believed && phase != SLOT_SYN_SENT) {
 		state |= fin;
 		if ((state & STATE_FIN_CLIENT) && (state & STATE_FIN_MEMBER))
@@ -182,8 +178,6 @@ static __always_inline void change(const struct packet *pkt, const struct flow *
 		want = forgotten(want, vip);
 		if (want == have)
 			return;
-		if (want & ~have & STATE_RESET)
-			connection->last_seen = at;	/* before the state, or else a sweep could count earlier silence */
 		if (change_state(connection, have, want))
 			break;
 		have = state_of(connection);
@@ -192,7 +186,7 @@ static __always_inline void change(const struct packet *pkt, const struct flow *
 	}
 	if (i == TRACK_TRIES)
 		return;
-	if ((want & STATE_PHASE) == SLOT_CLOSED) {
+	if ((want & STATE_PHASE) >= SLOT_CLOSED) {
 		connection->last_seen = at;
 		count = endpoint_counts.lookup(&endpoint);
 		if (count)
@@ -211,7 +205,7 @@ static __always_inline void change(const struct packet *pkt, const struct flow *
 /* Whether a packet leaves an established connection just that, which nearly all packets do. */
 static __always_inline bool is_settled(const struct packet *pkt, __u64 state)
 {
-	return (state & (STATE_PHASE | STATE_RESET)) == SLOT_ESTABLISHED &&
+	return (state & STATE_PHASE) == SLOT_ESTABLISHED &&
 	       !(pkt->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST));
 }
 
@@ -231,7 +225,10 @@ static __always_inline void track(const struct packet *pkt, const struct flow *f
 		change(pkt, flow, fin, believed, at);
 }
 
-/* The client's side may change its way to us: replies follow it. */
+/*
+ * The client's side may change its way to us: replies follow it. But not where a segment calls them whose number
+ * is far from the connection's, or else anyone near us could call them who knows no more than its ends.
+ */
 static __always_inline void learn_way_back(const struct packet *pkt, struct connection *connection)
 {
 	const __u32 *seen = (const void *)pkt->eth;
@@ -240,6 +237,8 @@ static __always_inline void learn_way_back(const struct packet *pkt, struct conn
 	if (kept[0] == seen[0] && kept[1] == seen[1] && kept[2] == seen[2] &&
 	    connection->client_interface == pkt->ctx->ingress_ifindex &&
 	    connection->client_vlan == (pkt->tci & VLAN_ID))
+		return;
+	if (is_tcp(pkt) && !is_near(pkt->sequence, connection->client_sequence))
 		return;
 	kept[0] = seen[0];
 	kept[1] = seen[1];

@@ -27,10 +27,10 @@ BPF_F_TABLE(PINNED("lpm_trie", "access"), struct access_key, __u32, access, MAX_
 
 /*
  * Written by the data plane only. All endpoints' slots; each has those from `first` on, here as well as there.
- * A ring of the free ones, each as its number in all, 0 where none is. The planner hands out no slot 0.
+ * A ring of the free ones. The planner hands out no slot 0.
  */
 BPF_F_TABLE(PINNED("array", "conntrack"), __u32, struct connection, conntrack, SLOTS, MMAPABLE);
-BPF_F_TABLE(PINNED("array", "free_slots"), __u32, __u64, free_slots, SLOTS, MMAPABLE);
+BPF_F_TABLE(PINNED("array", "free_slots"), __u32, struct free_slot, free_slots, SLOTS, MMAPABLE);
 
 /* Written by the data plane only: what has passed of each connection. As many as slots, or 1: nothing is counted. */
 BPF_F_TABLE(PINNED("array", "connection_counts"), __u32, struct connection_count, connection_counts, COUNTED_SLOTS,

@@ -7,7 +7,7 @@
  * How far a side's sequence numbers have come is written down only every SEQUENCE_STEP bytes, so that most
  * packets write nothing. A RST or FIN from near there ends the connection: who guesses has one chance in 52,000.
  * One from farther off is passed on, since the end that it reaches can tell exactly (RFC 5961), but changes
- * nothing here; only a member's RST is believed later, if silence follows it, since its side is not open to all.
+ * nothing here, whatever follows it: an end that is alive may be as silent as one that is not.
  */
 #define SEQUENCE_STEP 16384
 #define SEQUENCE_BEHIND 16384
@@ -22,13 +22,21 @@ static __always_inline bool is_near(__u32 number, __u32 sequence)
 /*
  * Whether a packet's numbers are those of one who sees the connection. Of a client whose handshake is under way
  * his own tell nothing, since anyone may have begun it: it counts that he has seen the member's answer, or else
- * a flood of SYNs would leave the budget of handshakes by a flood of ACKs or FINs.
+ * a flood of SYNs would leave the budget of handshakes by a flood of ACKs or FINs. Only by his RST, with the one
+ * number that the member takes from him (RFC 5961, 3.2): then it has as much room again as we. A member that has
+ * not told its own number yet says by its RST which SYN it means (RFC 9293, 3.10.7.3).
  */
 static __always_inline bool is_believed(const struct packet *pkt, const struct connection *connection, __u64 state,
 					__u64 fin)
 {
+	bool resets = pkt->tcp_flags & TCP_RST;
+
+	if (fin == STATE_FIN_MEMBER && resets && (state & STATE_PHASE) == SLOT_SYN_SENT)
+		return (pkt->tcp_flags & TCP_ACK) && is_near(pkt->acknowledgement, connection->client_sequence);
 	if (fin == STATE_FIN_MEMBER)
 		return is_near(pkt->sequence, connection->member_sequence);
+	if (is_half_open(state) && resets)
+		return pkt->sequence - connection->client_sequence <= 1;	/* of its SYN, or next to it */
 	if (is_half_open(state))
 		return (pkt->tcp_flags & TCP_ACK) && is_near(pkt->acknowledgement, connection->member_sequence);
 	return is_near(pkt->sequence, connection->client_sequence);
@@ -44,16 +52,18 @@ static __always_inline void lead_on(const struct packet *pkt, struct connection 
 
 	if (!is_tcp(pkt) || !pkt->ports || (pkt->tcp_flags & TCP_RST))
 		return;
+	if (is_half_open(state)) {	/* only a SYN of the member's tells anything yet */
+		if (fin == STATE_FIN_CLIENT || !(pkt->tcp_flags & TCP_SYN))
+			return;
+		connection->member_sequence = pkt->sequence;
+		if (pkt->tcp_flags & TCP_ACK)	/* of several SYNs of the client, the one that was taken */
+			connection->client_sequence = pkt->acknowledgement;
+		return;
+	}
 	if (fin == STATE_FIN_CLIENT) {
 		moved = pkt->sequence - connection->client_sequence;
 		if (moved >= SEQUENCE_STEP && moved < SEQUENCE_AHEAD)
 			connection->client_sequence = pkt->sequence;
-		return;
-	}
-	if (is_half_open(state) && (pkt->tcp_flags & TCP_SYN)) {
-		connection->member_sequence = pkt->sequence;
-		if (pkt->tcp_flags & TCP_ACK)	/* of several SYNs of the client, the one that was taken */
-			connection->client_sequence = pkt->acknowledgement;
 		return;
 	}
 	moved = pkt->sequence - connection->member_sequence;

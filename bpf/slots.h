@@ -4,7 +4,7 @@
 #define IPBACKEND_SLOTS_H
 
 #define ADMIT_TRIES 64		/* each failure is another CPU's success */
-#define RING_TRIES 64
+#define RING_TRIES 8		/* each but the first is due to another CPU that was held up */
 
 /* The two counts of a load as the one word that they change as: half-open ones in its upper half. */
 #define ONE_ACTIVE 1ULL
@@ -66,43 +66,80 @@ static __always_inline void count_less(struct load *load, __u64 less)
 }
 
 /*
- * The ring has as many entries as the endpoint has slots, so it has room for all. A position is drawn by
- * fetch-and-add, the entry there is taken by exchange and put by compare and swap: none is ever seen twice.
- * A taker that outruns a giver finds nothing and draws the next position; what the giver then puts behind its
- * back stays there for the next time round, and a giver that meets it draws the next position as well.
+ * The ring has as many entries as the endpoint has slots. A position is drawn by fetch-and-add, and its entry goes
+ * from round to round: it is put, taken, put in the next round, each by a compare and swap that knows the round. So
+ * whoever is held up between the two finds that others went past: a taker who meets an entry that is not put yet
+ * passes it over, and its giver draws anew; a giver who meets one that is not taken yet puts his own there, and
+ * goes on with the other in his hand. No slot is seen twice, none is left without a place, and none has to be sought.
  */
+static __always_inline __u64 *entry_at(const struct endpoint *endpoint, __u64 position, __u64 round)
+{
+	__u32 at = endpoint->first + (position - round * endpoint->slots);
+
+	return (__u64 *)free_slots.lookup(&at);
+}
+
+/* Whether an entry became `want`; `have` is what it was before that, or what it is now. */
+static __always_inline bool change_entry(__u64 *entry, __u64 *have, __u64 want)
+{
+	__u64 seen = __sync_val_compare_and_swap(entry, *have, want);
+	bool changed = seen == *have;
+
+	*have = seen;
+	return changed;
+}
+
+static __always_inline bool is_of(__u64 entry, __u64 round)
+{
+	return entry >> ROUND_SHIFT == (__u32)round;
+}
+
+/* To put there in this round: empty, or a slot that should have been taken in the last one. */
+static __always_inline bool may_be_put(__u64 entry, __u64 round)
+{
+	return is_of(entry, (place)entry == NOWHERE ? round : round - 1);
+}
+
 static __always_inline place take_slot(const struct endpoint *endpoint, struct load *load)
 {
-	__u32 position;
-	__u64 *entry;
-	place taken;
+	__u64 position, round, next, have, *entry;
 	int i;
 
 	for (i = 0; i < RING_TRIES; i++) {
-		position = endpoint->first + __sync_fetch_and_add(&load->head, 1) % endpoint->slots;
-		entry = free_slots.lookup(&position);
+		position = __sync_fetch_and_add(&load->head, 1);
+		round = position / endpoint->slots;
+		next = (round + 1) << ROUND_SHIFT;
+		entry = entry_at(endpoint, position, round);
 		if (!entry)
 			return NOWHERE;
-		taken = __sync_lock_test_and_set(entry, 0);
-		if (taken)
-			return taken;
+		have = *(volatile __u64 *)entry;
+		if (is_of(have, round) &&
+		    (change_entry(entry, &have, next) || (is_of(have, round) && change_entry(entry, &have, next))) &&
+		    (place)have != NOWHERE)
+			return have;
 	}
 	return NOWHERE;
 }
 
 static __always_inline void give_slot(const struct endpoint *endpoint, struct load *load, place at)
 {
-	__u32 position;
-	__u64 *entry;
+	__u64 position, round, mine, have, *entry;
 	int i;
 
 	for (i = 0; i < RING_TRIES; i++) {
-		position = endpoint->first + __sync_fetch_and_add(&load->tail, 1) % endpoint->slots;
-		entry = free_slots.lookup(&position);
+		position = __sync_fetch_and_add(&load->tail, 1);
+		round = position / endpoint->slots;
+		mine = round << ROUND_SHIFT | at;
+		entry = entry_at(endpoint, position, round);
 		if (!entry)
 			return;
-		if (!__sync_val_compare_and_swap(entry, 0, (__u64)at))
-			return;
+		have = *(volatile __u64 *)entry;
+		if (may_be_put(have, round) &&
+		    (change_entry(entry, &have, mine) || (may_be_put(have, round) && change_entry(entry, &have, mine)))) {
+			at = have;
+			if (at == NOWHERE)
+				return;
+		}
 	}
 }
 

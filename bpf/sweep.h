@@ -16,7 +16,7 @@ static __always_inline __u32 patience(const struct connection *connection, __u64
 		seconds = settings->syn_sent_timeout;
 	else if (phase == SLOT_SYN_RECEIVED)
 		seconds = settings->syn_received_timeout;
-	else if (phase == SLOT_CLOSING || (state & STATE_RESET))
+	else if (phase == SLOT_CLOSING)
 		seconds = settings->closing_timeout;
 	return ticks_of(seconds);
 }

@@ -149,6 +149,11 @@ class Watch:
         self._rounds: dict[str, tuple[int, Difference]] = {}  # how many in a row, and how it was last
         self.checks = 0
 
+    @property
+    def suspicious(self) -> bool:
+        """Whether anything differed in the last round."""
+        return bool(self._rounds)
+
     def take(self, looks: Iterable[dict[str, Difference]]) -> dict[str, Difference]:
         """A round of looks; returns what does not add up for certain."""
         self.checks += 1

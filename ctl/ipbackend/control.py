@@ -60,6 +60,7 @@ class Control:
         self.drift: list[str] = []  # what others changed, as the last refresh found it
         self._watch = Watch()
         self._differing: Mapping[str, Difference] = {}  # books that must say the same and do not
+        self.audited: list[str] = []  # what does not agree with the slots, a line each
         self._publish()
         link = run_directory / LINK
         link.unlink(missing_ok=True)
@@ -242,6 +243,27 @@ class Control:
     def unbalanced(self) -> list[str]:
         """Counters that must say the same and do not, a line each."""
         return [f"{what}: they differ by {one}" for what, one in self._differing.items()]
+
+    def audit(self) -> None:
+        """Hold some more of what is counted, queued and indexed against the slots. It is only told of."""
+        if self._forwarding is None:
+            self.audited = []
+            return
+        auditor = self._forwarding.auditor
+        rounds = auditor.rounds
+        with instruments.timed(instruments.audits):
+            auditor.step()
+        differing = auditor.differences
+        added = [line for line in differing if line not in self.audited]
+        for line in added[:SHOWN]:
+            log.error("audit: %s", line)
+        if len(added) > SHOWN:
+            log.error("audit: %d more (`ipbackend audit` shows all)", len(added) - SHOWN)
+        if self.audited and not differing:
+            log.info("audit: all agrees with the slots again")
+        self.audited = differing
+        if auditor.rounds > rounds:
+            instruments.last_audit.set_to_current_time()
 
     def examine(self, key: EndpointKey) -> list[Finding]:
         """Whether a member that is there, or to be added, is prepared."""

@@ -47,6 +47,7 @@ FLOWS = "flows"  # the folder of the flow log, beside the store
 TICK = 1.0  # seconds between sweeps
 REFRESH = 5.0  # seconds after which everything is compared with the kernel, events or none
 SHARE = 9  # a sweep or a look at the kernel is followed by a pause of so many times what it took
+AUDIT_SHARE = 99  # the same of an audit's steps: nothing waits for what it finds
 TELLING_SHARE = 1  # the same while many ends are told that their connections are over
 SETTLE = 0.2  # seconds that netlink events are gathered
 STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -94,6 +95,11 @@ class Service:
         return self._control.unbalanced
 
     @property
+    def audited(self) -> list[str]:
+        """Counts, queues and index entries that do not agree with the slots, a line each."""
+        return self._control.audited
+
+    @property
     def forwarding(self) -> bool:
         """Whether there is a data plane."""
         return self._control.forwarding
@@ -137,6 +143,7 @@ class Service:
             problem=bool(control.problem),
             drift=len(control.drift),
             unbalanced=len(control.unbalanced),
+            audited=len(control.audited),
             revision=control.revision,
         )
         carried = ""
@@ -258,13 +265,14 @@ async def _serve(run_directory: Path, store: Path, observe: bool, scraped: tuple
 async def _keep(control: Control, thread: ThreadPoolExecutor) -> None:
     """Sweep with every tick; look at the kernel when it reports something, and every few seconds at the latest.
 
-    As often, compare the books.
+    As often, compare the books; a little of the slots is audited in between.
     """
     loop, reported = asyncio.get_running_loop(), asyncio.Event()
     jobs = (
         ("sweep", control.sweep, TICK, SHARE),
         ("refresh", control.refresh, REFRESH, SHARE),
         ("check", control.check, REFRESH, SHARE),
+        ("audit", control.audit, TICK, AUDIT_SHARE),
         ("tell", control.tell, 0.0, TELLING_SHARE),
     )
     due = {name: loop.time() + pause for name, _, pause, _ in jobs} | {"sweep": loop.time(), "tell": math.inf}

@@ -37,6 +37,9 @@ FAMILIES: Mapping[str, Family] = {
     "problem": _gauge((), "1 where not everything is as wanted, else 0; `ipbackend status` says why."),
     "drift": _gauge((), "Differences that others made, as the last look at the kernel found them."),
     "unbalanced_books": _gauge((), "Counters that must say the same and do not; `ipbackend status` names them."),
+    "audit_differences": _gauge(
+        (), "Counts, queues and index entries that do not agree with the slots; `ipbackend status` names them."
+    ),
     "revision": _gauge((), "The number of the last change of what is wanted."),
     "packets_received_total": _counter((), "Packets that entered the program."),
     "packets_total": _counter(("verdict",), "Packets by how their journey ended."),

@@ -18,6 +18,7 @@ from ipbackend.capture import Order
 from ipbackend.configuration import Configuration
 from ipbackend.connections import Target
 from ipbackend.datapath import syscall
+from ipbackend.datapath.audit import Auditor
 from ipbackend.datapath.capture import Capture
 from ipbackend.datapath.loader import Loaded, Program, entries, unpin
 from ipbackend.datapath.maps import Maps
@@ -63,6 +64,7 @@ class Forwarding:
             self._tables = Tables(self.maps, self._program.sweep)
             self._tables.drop_leftovers()
             self.reconciler = Reconciler(network, self._tables)
+            self.auditor = Auditor(self.maps)
             self._departures = Departures(self._tables, self.reconciler, Farewell(self.maps, network.send))
             self._last_opened: dict[int, tuple[int, float]] = {}  # by endpoint: its ring's head, and when it was there
             self._opened = opened.pop_all()

@@ -28,6 +28,7 @@ class State:
     problem: bool
     drift: int
     unbalanced: int
+    audited: int
     revision: int
 
 
@@ -39,6 +40,7 @@ def of_state(state: State) -> str:
         "problem": state.problem,
         "drift": state.drift,
         "unbalanced_books": state.unbalanced,
+        "audit_differences": state.audited,
         "revision": state.revision,
     }
     families = [("build_info", [(build, 1)]), *((name, [("", int(one))]) for name, one in numbers.items())]

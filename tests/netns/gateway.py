@@ -43,7 +43,7 @@ class Gateway:
         self.stop()
         self.command("unload")
 
-    def start(self, *options: str, deadline: float = 30.0) -> None:
+    def start(self, *options: str, deadline: float = 90.0) -> None:
         """Start the daemon and return when it tells that it is ready, as it tells systemd."""
         path = self.run_directory / "notify"
         path.unlink(missing_ok=True)
@@ -83,14 +83,14 @@ class Gateway:
         """End the daemon as systemd would; its data plane goes on."""
         if self.process is not None:
             self.process.terminate()
-            self.process.wait(timeout=10)
+            self.process.wait(timeout=60)
             self.process = None
 
     def kill(self) -> None:
         """End it without warning."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait(timeout=10)
+        self.process.wait(timeout=60)
         self.process = None
 
     def command(self, *arguments: str) -> str:

@@ -41,6 +41,9 @@ READY = b"ready\n"
 class Member:
     """The servers of one member, in a child process that ends with the thread that started it."""
 
+    program = "tests.netns.members"
+    options: tuple[str, ...] = ()
+
     def __init__(self, namespace: Namespace, name: str, address: str, tcp_port: int, udp_port: int) -> None:
         self.namespace = namespace
         self.name = name
@@ -53,11 +56,11 @@ class Member:
         """Start the servers without waiting, so that several members can start side by side."""
         if self._process:
             raise RuntimeError(f"{self.name}: already running; stop it first")
-        command = [sys.executable, "-m", "tests.netns.members", self.name, self.address]
-        command += [str(self.tcp_port), str(self.udp_port)]
+        ports = (str(self.tcp_port), str(self.udp_port))
+        command = [sys.executable, "-m", self.program, self.name, self.address, *ports, *self.options]
         self._process = self.namespace.popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE)
 
-    def wait_ready(self, deadline: float = 10.0) -> None:
+    def wait_ready(self, deadline: float = 60.0) -> None:
         """Return when both ports are open. TimeoutError after `deadline` seconds; RuntimeError if it died."""
         if not self._process:
             raise RuntimeError(f"{self.name}: not started")

@@ -8,6 +8,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from typing import Any
 
 import httpx
@@ -355,9 +356,12 @@ def test_under_traffic_the_books_balance_and_what_is_planted_is_found(gateway: G
     with churning(lab) as done:
         start = checks(gateway)
         wait_until(lambda: checks(gateway) >= start + 3, deadline=60)
+        audited = values(gateway).sum("audit_last_timestamp_seconds")
+        wait_until(lambda: values(gateway).sum("audit_last_timestamp_seconds") > audited, deadline=120)
     assert min(done) > 10
-    assert status(gateway)["unbalanced"] == []
+    assert status(gateway)["unbalanced"] == status(gateway)["audit"] == []
     assert "the books do not balance" not in gateway.log()
+    assert "audit" not in gateway.log()
 
     with Maps(gateway.run_directory) as maps:
         rows = {name: maps[name].columns(2) for name in ("listener_counts", "endpoint_counts")}
@@ -365,11 +369,24 @@ def test_under_traffic_the_books_balance_and_what_is_planted_is_found(gateway: G
         maps["listener_counts"].put_row(0, moved(rows["listener_counts"], 0, "reply_packets"))
         maps["endpoint_counts"].put_row(0, moved(rows["endpoint_counts"], 0, "opened"))
         maps["verdicts"].put_row(Verdict.DROP_TTL, [packets[Verdict.DROP_TTL] + 1])
+        number = min(number for _, number in maps.directory("endpoints_by_addr").entries())
+        entry = next(one for one in islice(maps.of_endpoint("free_slots", number), 5) if one.slot)
+        slot, entry.slot = entry.slot, 0
         try:
             wait_until(lambda: len(status(gateway)["unbalanced"]) == 4, deadline=60)
+            wait_until(lambda: status(gateway)["audit"], deadline=120)
             shown = gateway.ask("status")
             assert shown.returncode == 1
-            assert shown.stdout.count("books do not balance: ") == 4
+            assert shown.stdout.count("books do not balance: ") == 5
+            (line,) = status(gateway)["audit"]
+            assert re.fullmatch(
+                rf"endpoint {number}: slot \d+, (FREE|CLOSED), how often it is in the queue, and should be: "
+                "they differ by -1",
+                line,
+            )
+            assert line in gateway.ask("audit").stdout
+            assert values(gateway).sum("audit_differences") == 1
+            assert gateway.log().count(f"audit: {line}") == 1
             told = status(gateway)["unbalanced"]
             assert {one.partition(": they")[0] for one in told} == {
                 "packets: received, passed + forwarded + rejected + dropped",
@@ -383,5 +400,8 @@ def test_under_traffic_the_books_balance_and_what_is_planted_is_found(gateway: G
             for name, row in rows.items():
                 maps[name].put_row(0, [column[0] for column in row.values()])
             maps["verdicts"].put_row(Verdict.DROP_TTL, [packets[Verdict.DROP_TTL]])
+            entry.slot = slot
     wait_until(lambda: status(gateway)["unbalanced"] == [], deadline=30)
     assert "the books balance again" in gateway.log()
+    wait_until(lambda: status(gateway)["audit"] == [], deadline=120)
+    assert "audit: all agrees with the slots again" in gateway.log()

@@ -488,6 +488,21 @@ DIFFERENCES: tuple[Difference, ...] = (
         seen={"reset-out-of-window": only("ipbackend", "member", "4: TCP R")},
     ),
     Difference(
+        kernel="passes on what comes after a RST, for 10 s",
+        ipbackend="answers it with a RST of the number that its sender expects, if the RST was believed",
+        why="right: the connection is counted no more, and a client whose RST its member does not heed had one more",
+        seen={
+            "late-data-after-reset-by-client": (
+                *only("kernel", "client", "5: TCP PA"),
+                *only("ipbackend", "member", "5: TCP R"),
+            ),
+            "late-data-after-reset-by-member": (
+                *only("kernel", "member", "5: TCP PA"),
+                *only("ipbackend", "client", "5: TCP R"),
+            ),
+        },
+    ),
+    Difference(
         kernel="takes data outside of the window for its own, and answers with a RST, which ends the connection",
         ipbackend="passes it on",
         why="right: the member answers with an ACK (RFC 9293, 3.10.7.4); the kernel's RST is a known trap of its NAT",

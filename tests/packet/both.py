@@ -123,7 +123,7 @@ class Both:
             load = self.dataplane.maps["load"].memory()[number]
             assert (load.active, load.half_open) == (table.active, table.half_open)
             assert (load.ceiling, load.half_open_limit) == (table.ceiling, table.half_open_limit)
-            entries = ring.bytes.cast("Q")
+            entries = ring.values("slot")
             turned = (entries[(load.head + n) % len(entries)] for n in range(len(entries)))
             assert [entry - table.endpoint.first for entry in turned if entry] == list(table.queue)
             phases = {slot: Phase(phase) for slot, phase in enumerate(bytes(connections.column("state"))) if phase}
@@ -256,7 +256,7 @@ def seen(entry: Any) -> tuple[Any, ...]:
     protocol = Protocol.TCP if entry.protocol == 6 else Protocol.UDP
     numbers = (entry.client_sequence, entry.member_sequence)
     macs = (bytes(entry.client_mac).hex(":"), bytes(entry.gateway_mac).hex(":"))
-    state = (bool(entry.state & 0x100), bool(entry.state & 0x200), bool(entry.state & 0x400))
+    state = (bool(entry.state & 0x100), bool(entry.state & 0x200))
     return (
         Tuple(*ends, swapped(entry.vip_port), protocol), entry.listener, entry.idle_timeout, numbers, macs, state
     )  # fmt: skip
@@ -265,7 +265,7 @@ def seen(entry: Any) -> tuple[Any, ...]:
 def known(connection: Connection) -> tuple[Any, ...]:
     """The same of the model."""
     numbers = (connection.sequence[Side.CLIENT], connection.sequence[Side.MEMBER])
-    state = (Side.CLIENT in connection.closing, Side.MEMBER in connection.closing, connection.doubted)
+    state = (Side.CLIENT in connection.closing, Side.MEMBER in connection.closing)
     listener = connection.listener
     return connection.tuple, listener.id, listener.idle_timeout, numbers, connection.macs, state
 

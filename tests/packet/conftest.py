@@ -206,10 +206,10 @@ class Dataplane:
 
 
 @contextmanager
-def load(connections: int, counted: bool = False) -> Iterator[Dataplane]:
+def load(connections: int, counted: bool = False, run_directory: Path = RUN) -> Iterator[Dataplane]:
     """Compiled and loaded for so many connections, with a hash key as the daemon draws one."""
-    program = Program(RUN, connections, counted)
-    with Maps(RUN) as maps:
+    program = Program(run_directory, connections, counted)
+    with Maps(run_directory) as maps:
         settings = maps["gateway"].memory()[0]
         secret = Random(1)
         settings.hash_key = tuple(secret.getrandbits(64) for _ in range(5))
@@ -264,6 +264,6 @@ def start_over(dataplane: Dataplane) -> None:
 @pytest.fixture(scope="session")
 def driver(loaded: Dataplane) -> Iterator[Driver]:
     """Packets made in the kernel, for races and for numbers."""
-    driver = Driver(loaded.program.entry)
+    driver = Driver(loaded.program.entry, RUN)
     yield driver
     driver.close()

@@ -6,23 +6,28 @@ It knows the shape of a bare TCP segment and nothing of what becomes of it: the 
 from __future__ import annotations
 
 import os
+import struct
 import tempfile
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from bcc import BPF  # noqa: TID251 - a program beside the data plane, not a part of it
 
+from ipbackend.abi import NUMBERS
 from ipbackend.datapath import syscall
 from ipbackend.datapath.headers import make_header_tree
 from ipbackend.datapath.loader import load
+from ipbackend.datapath.maps import PINS
 from ipbackend.datapath.tables import ip_to_map
 from tests.packet import cast
 
 FRAME = 54  # Ethernet, IPv4 and TCP without options
 FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
 TUPLES_PER_CLIENT = 1 << 15
+CHOSEN = 1 << 16  # tuples that can be chosen at a time
 
 _TEXT = """
 #include <uapi/linux/bpf.h>
@@ -38,7 +43,21 @@ struct orders {
 	u32 destination;
 	u16 port;
 	u8 flags;
-	u8 pad;
+	u8 then;		/* flags of a second packet of each tuple, or 0 */
+	u32 second;		/* whether that one is next */
+	u32 chosen;		/* whether tuples are numbers of rows of `chosen` */
+	u32 watched;		/* an endpoint, or 0 */
+	u32 highest;		/* what its active connections were seen to be, at most */
+};
+
+struct chosen {
+	u32 client;
+	u32 port;
+};
+
+struct load {
+	u32 active;
+	u32 others[15];
 };
 
 struct frame {
@@ -48,19 +67,40 @@ struct frame {
 } __attribute__((packed));
 
 BPF_TABLE("array", u32, struct orders, orders, 64);	/* by CPU */
+BPF_TABLE("array", u32, struct chosen, chosen, CHOSEN);
 BPF_PROG_ARRAY(entry, 1);
+BPF_TABLE_PINNED("array", u32, struct load, load, MAX_ENDPOINTS, LOAD_PIN);
 
 /* Written whole each time: the packet comes back as the data plane left it. */
 int drive(struct xdp_md *ctx)
 {
 	struct frame *frame = (void *)(long)ctx->data;
-	u32 cpu = bpf_get_smp_processor_id(), tuple;
+	u32 cpu = bpf_get_smp_processor_id(), tuple, client, port, watched;
 	struct orders *order = orders.lookup(&cpu);
+	struct chosen *row;
+	struct load *seen;
+	u8 flags;
 
 	if ((void *)(frame + 1) > (void *)(long)ctx->data_end || !order)
 		return XDP_ABORTED;
+	watched = order->watched;
+	seen = load.lookup(&watched);
+	if (watched && seen && seen->active > order->highest)
+		order->highest = seen->active;
 	tuple = order->first + order->next;
-	order->next = order->next + 1 < order->span ? order->next + 1 : 0;
+	flags = order->second ? order->then : order->flags;
+	order->second = order->then && !order->second;
+	if (!order->second)
+		order->next = order->next + 1 < order->span ? order->next + 1 : 0;
+	client = 0x64400000 + (tuple >> 15);
+	port = 1024 + (tuple & 0x7fff);
+	if (order->chosen) {
+		row = chosen.lookup(&tuple);
+		if (!row)
+			return XDP_ABORTED;
+		client = row->client;
+		port = row->port;
+	}
 	__builtin_memset(frame, 0, sizeof(*frame));
 	frame->eth.h_dest[0] = 2;
 	frame->eth.h_source[0] = 2;
@@ -70,12 +110,12 @@ int drive(struct xdp_md *ctx)
 	frame->ip.tot_len = bpf_htons(sizeof(frame->ip) + sizeof(frame->tcp));
 	frame->ip.ttl = 64;
 	frame->ip.protocol = IPPROTO_TCP;
-	frame->ip.saddr = bpf_htonl(0x64400000 + (tuple >> 15));
+	frame->ip.saddr = bpf_htonl(client);
 	frame->ip.daddr = order->destination;
-	frame->tcp.source = bpf_htons(1024 + (tuple & 0x7fff));
+	frame->tcp.source = bpf_htons(port);
 	frame->tcp.dest = order->port;
 	frame->tcp.doff = 5;
-	((u8 *)&frame->tcp)[13] = order->flags;
+	((u8 *)&frame->tcp)[13] = flags;
 	entry.call(ctx, 0);
 	return XDP_ABORTED;
 }
@@ -90,34 +130,56 @@ class Burst:
     flags: int
     first: int = 0
     span: int = 0  # 0: as many tuples as packets
+    then: int = 0  # flags of a second packet of each tuple, right behind the first; it counts among `packets`
+    chosen: bool = False  # tuples are those that were told to `choose`
 
 
 class Driver:
     """Sends bursts through a data plane's entry program."""
 
-    def __init__(self, entry_program: int) -> None:
+    def __init__(self, entry_program: int, run_directory: Path) -> None:
+        macros = {
+            "__LINUX_BPF_H__": "",
+            "CHOSEN": CHOSEN,
+            "MAX_ENDPOINTS": NUMBERS,
+            "LOAD_PIN": f'"{run_directory / PINS / "load"}"',
+        }
         with tempfile.TemporaryDirectory(prefix="ipbackend-") as headers:
             os.environ["BCC_KERNEL_SOURCE"] = str(make_header_tree(Path(headers)))
-            self._bpf = BPF(text=_TEXT.encode(), cflags=["-D__LINUX_BPF_H__"])
+            self._bpf = BPF(text=_TEXT.encode(), cflags=[f"-D{name}={value}" for name, value in macros.items()])
             del os.environ["BCC_KERNEL_SOURCE"]
         self._program = load(self._bpf, "drive", BPF.XDP)
-        syscall.update(self._bpf[b"entry"].map_fd, bytes(4), entry_program.to_bytes(4, "little"))
+        self.aim(entry_program)
         self.cpus = sorted(os.sched_getaffinity(0))
 
-    def send(self, *bursts: Burst, vip: str = cast.VIP, port: int = 80) -> None:
-        """One burst for each CPU, all at the same time; returns when all are sent."""
+    def aim(self, entry_program: int) -> None:
+        """Hand packets to this one from here on."""
+        syscall.update(self._bpf[b"entry"].map_fd, bytes(4), entry_program.to_bytes(4, "little"))
+
+    def choose(self, tuples: Iterable[tuple[int, int]]) -> None:
+        """What bursts of chosen tuples send: clients (their addresses as numbers) and their ports, by row."""
+        for row, (client, port) in enumerate(tuples):
+            syscall.update(self._bpf[b"chosen"].map_fd, struct.pack("I", row), struct.pack("II", client, port))
+
+    def send(self, *bursts: Burst, vip: str = cast.VIP, port: int = 80, watched: int = 0) -> int:
+        """One burst for each CPU, all at the same time; returns when all are sent.
+
+        Every CPU looks at the active connections of the endpoint `watched` before each of its packets; the highest
+        number that any of them saw is returned.
+        """
         assert len(bursts) <= len(self.cpus), "a burst needs a CPU of its own"
         start = threading.Barrier(len(bursts))
         threads = [
-            threading.Thread(target=self._send, args=(start, cpu, burst, vip, port))
+            threading.Thread(target=self._send, args=(start, cpu, burst, vip, port, watched))
             for cpu, burst in zip(self.cpus, bursts, strict=False)
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
+        return max(self._bpf[b"orders"][cpu].highest for cpu in self.cpus[: len(bursts)])
 
-    def _send(self, start: threading.Barrier, cpu: int, burst: Burst, vip: str, port: int) -> None:
+    def _send(self, start: threading.Barrier, cpu: int, burst: Burst, vip: str, port: int, watched: int) -> None:
         os.sched_setaffinity(0, {cpu})
         orders = self._bpf[b"orders"]
         orders[cpu] = orders.Leaf(
@@ -126,6 +188,9 @@ class Driver:
             destination=ip_to_map(IPv4Address(vip)),
             port=int.from_bytes(port.to_bytes(2, "big"), "little"),
             flags=burst.flags,
+            then=burst.then,
+            chosen=burst.chosen,
+            watched=watched,
         )
         start.wait()
         syscall.run(self._program, bytes(FRAME), burst.packets)

@@ -22,7 +22,7 @@ from ipbackend.plan import Endpoint, Entries, ListenerKey
 from ipbackend.sizing import FIRST_SNAT_PORT
 from tests.packet.cast import CLIENT_INTERFACE, answer, icmp
 from tests.packet.model_choice import Demands, Stays, Turns, chosen
-from tests.packet.model_connection import Connection, Side, Timeouts, Tuple, flags_of, wrap
+from tests.packet.model_connection import Connection, Side, Timeouts, Tuple, flags_of, is_near, wrap
 
 
 class Place(NamedTuple):
@@ -300,7 +300,7 @@ class Model:
                 return Outcome(Verdict.DROP_TOO_BIG)
             return Outcome(Verdict.REJECT_TOO_BIG, answer(packet, 3, 4, struct.pack("!2xH", mtu)))
         left = self._translated(packet, at, side)
-        if side is Side.CLIENT:
+        if side is Side.CLIENT and (TCP not in packet or is_near(packet[TCP].seq, connection.sequence[Side.CLIENT])):
             connection.macs = packet[Ether].src, packet[Ether].dst
         if verdict is not Verdict.FORWARD_OPENED:
             was_open = connection.phase.is_open

@@ -55,7 +55,6 @@ class Connection:
     phase: Phase
     macs: tuple[str, str]  # of the client's last frame: source, destination
     closing: set[Side] = field(default_factory=set)
-    doubted: bool = False  # a RST of the member's did not fit
 
     def patience(self, timeouts: Timeouts) -> int:
         """Seconds that it may be silent, or rest."""
@@ -65,7 +64,7 @@ class Connection:
             return timeouts.syn_sent
         if self.phase is Phase.SYN_RECEIVED:
             return timeouts.syn_received
-        return timeouts.closing if self.phase is Phase.CLOSING or self.doubted else self.listener.idle_timeout
+        return timeouts.closing if self.phase is Phase.CLOSING else self.listener.idle_timeout
 
     def hear(self, packet: Packet, side: Side, now: int) -> None:
         """One packet more of one side. A closed connection has nothing to learn."""
@@ -78,12 +77,10 @@ class Connection:
         if TCP in packet:
             self._lead_on(packet, side)
         if "R" in flags:
-            if believed or self.phase.is_half_open:
-                self.phase, self.heard = Phase.CLOSED, now
-            elif side is Side.MEMBER and not self.doubted:
-                self.doubted, self.heard = True, now
+            if believed:
+                self.phase, self.heard = Phase.EXPIRED, now
             return
-        self.heard, self.doubted = now, False
+        self.heard = now
         if "F" in flags and believed and self.phase is not Phase.SYN_SENT:
             self.closing.add(side)
             self.phase = Phase.CLOSED if len(self.closing) == 2 else Phase.CLOSING
@@ -94,6 +91,11 @@ class Connection:
 
     def _is_believed(self, packet: Packet, side: Side) -> bool:
         """Whether the numbers are those of one who sees the connection."""
+        resets = "R" in flags_of(packet)
+        if side is Side.MEMBER and self.phase is Phase.SYN_SENT and resets:
+            return "A" in flags_of(packet) and is_near(packet[TCP].ack, self.sequence[Side.CLIENT])
+        if side is Side.CLIENT and self.phase.is_half_open and resets:
+            return wrap(packet[TCP].seq - self.sequence[Side.CLIENT]) <= 1
         if side is Side.CLIENT and self.phase.is_half_open:
             return "A" in flags_of(packet) and is_near(packet[TCP].ack, self.sequence[Side.MEMBER])
         return is_near(packet[TCP].seq, self.sequence[side])
@@ -103,10 +105,11 @@ class Connection:
         segment, flags = packet[TCP], flags_of(packet)
         if "R" in flags:
             return
-        if side is Side.MEMBER and self.phase.is_half_open and "S" in flags:
-            self.sequence[Side.MEMBER] = segment.seq
-            if "A" in flags:
-                self.sequence[Side.CLIENT] = segment.ack
+        if self.phase.is_half_open:
+            if side is Side.MEMBER and "S" in flags:
+                self.sequence[Side.MEMBER] = segment.seq
+                if "A" in flags:
+                    self.sequence[Side.CLIENT] = segment.ack
             return
         if STEP <= wrap(segment.seq - self.sequence[side]) < (AHEAD if side is Side.CLIENT else LOST):
             self.sequence[side] = segment.seq

@@ -288,7 +288,8 @@ def test_a_connection_is_left_as_it_is(dataplane, side, opening):
 @both_sides
 def test_a_closed_connection_still_hears_of_its_last_packets(dataplane, side):
     flow = dataplane.establish()
-    dataplane.run(flow.request(flags="R"))
+    for packet in (flow.request(flags="FA"), flow.reply(flags="FA")):
+        dataplane.run(packet)
     assert dataplane.phase(flow) is Phase.CLOSED
 
     translate(dataplane, side, flow)

@@ -39,6 +39,7 @@ class Kept:
         self.problem = ""
         self.drift: list[str] = []
         self.unbalanced: list[str] = []
+        self.audited: list[str] = []
         self.forwarding = False
         self.health: dict[str, Health] = {}
         self.drains = Drains()
@@ -80,7 +81,8 @@ class Kept:
         raise NotRunningError("nothing is loaded")
 
     async def metrics(self) -> str:
-        state = State(self.forwarding, bool(self.problem), len(self.drift), len(self.unbalanced), self.revision)
+        counts = (len(one) for one in (self.drift, self.unbalanced, self.audited))
+        state = State(self.forwarding, bool(self.problem), *counts, self.revision)
         return of_state(state) + instruments.text()
 
     async def roll_back(self, author: str, number: int) -> list[Change]:

@@ -59,12 +59,14 @@ def test_a_resource_is_called_by_its_name_unless_that_is_missing_or_shared() -> 
 
 def test_a_daemon_without_a_data_plane_is_scraped_as_well(client: Client, kept: Kept) -> None:
     kept.problem, kept.drift, kept.unbalanced = "it cannot be", ["one", "two"], ["a", "b", "c"]
+    kept.audited = ["a", "b", "c", "d"]
     answer = client.get("/metrics")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
     values = {
         family.name: family.samples[0].value for family in text_string_to_metric_families(answer.text) if family.samples
     }
-    for name, value in {"forwarding": 0, "problem": 1, "drift": 2, "unbalanced_books": 3, "revision": 1}.items():
+    told = {"forwarding": 0, "problem": 1, "drift": 2, "unbalanced_books": 3, "audit_differences": 4, "revision": 1}
+    for name, value in told.items():
         assert values[PREFIX + name] == value
     promtool("check", "metrics", given=answer.text)
 
@@ -95,12 +97,15 @@ def test_requests_are_timed_by_what_they_ask(client: Client) -> None:
 
 def test_the_status_tells_of_books_that_do_not_balance(client: Client, kept: Kept) -> None:
     kept.unbalanced = ["packets: they differ by 1"]
-    assert client.get(f"/v3/{'f' * 32}/ipbackend/status").json()["status"]["unbalanced"] == kept.unbalanced
+    kept.audited = [f"slot {number}: they differ by 1" for number in range(1000)]
+    status = client.get(f"/v3/{'f' * 32}/ipbackend/status").json()["status"]
+    assert status["unbalanced"] == kept.unbalanced
+    assert status["audit"] == kept.audited[:100]
 
 
 def test_state_is_all_numbers() -> None:
-    assert f"{PREFIX}problem 1\n" in of_state(State(True, True, 0, 0, 5))
-    assert f"{PREFIX}forwarding 1\n" in of_state(State(True, True, 0, 0, 5))
+    assert f"{PREFIX}problem 1\n" in of_state(State(True, True, 0, 0, 0, 5))
+    assert f"{PREFIX}forwarding 1\n" in of_state(State(True, True, 0, 0, 0, 5))
 
 
 # --- Docs, alerts and dashboard.

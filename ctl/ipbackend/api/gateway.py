@@ -105,10 +105,14 @@ class CaptureShown(Shown):
     unread: int
 
 
+AUDIT_MAX = 100  # lines: one for each slot may be wrong
+
+
 class StatusShown(Shown):
     """How it is: `problem` says why not all is as wanted, or not written down, `drift` what others changed.
 
-    `unbalanced` are counters that must say the same and do not: a fault of the program.
+    `unbalanced` are counters that must say the same and do not, `audit` what does not agree with the slots: both are
+    faults of the program.
     """
 
     revision: int
@@ -116,6 +120,7 @@ class StatusShown(Shown):
     problem: str | None
     drift: list[str]
     unbalanced: list[str]
+    audit: list[str]
     resources: dict[str, int]
     endpoints: int
     capture: CaptureShown | None
@@ -192,6 +197,7 @@ async def show_status(service: Serving, request_id: RequestId, project_id: Id) -
         problem=service.problem or service.flow_log.problem or None,
         drift=service.drift,
         unbalanced=service.unbalanced,
+        audit=service.audited[:AUDIT_MAX],
         resources=counts,
         endpoints=len(have.endpoints),
         capture=_capture(service.capturing) if service.capturing else None,

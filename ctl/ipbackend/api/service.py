@@ -49,6 +49,10 @@ class Service(Protocol):
         """Counters that must say the same and do not, a line each."""
 
     @property
+    def audited(self) -> list[str]:
+        """Counts, queues and index entries that do not agree with the slots, a line each."""
+
+    @property
     def forwarding(self) -> bool:
         """Whether there is a data plane."""
 

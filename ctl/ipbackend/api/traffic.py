@@ -243,7 +243,7 @@ async def list_snat_addresses(service: Serving, request_id: RequestId, project_i
 async def show_audit(service: Serving, request_id: RequestId, project_id: Id) -> AuditAnswer:
     """Check that counts, queues and index agree with the slots.
 
-    Under traffic a connection may be between two books: look again before believing a difference.
+    What differs is looked at several times: under traffic a connection may be between two books.
     """
     problems = await service.look(lambda view: audit.audit(view.maps))
     return AuditAnswer(problems=problems, request_id=request_id)

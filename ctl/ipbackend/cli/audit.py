@@ -15,8 +15,9 @@ from ipbackend.datapath import audit as books
 def audit(ctx: click.Context, output: out.Format) -> None:
     """Check that the data plane's books balance.
 
-    Prints `clean`, or every difference with exit status 1. Under traffic a connection may be between two
-    books: look again before believing a difference.
+    Prints `clean`, or every difference with exit status 1. Traffic goes on meanwhile: what differs is looked at
+    several times, as a connection that begins or ends may be between two books. The daemon does the same, a little
+    at a time.
 
     Example: ipbackend audit
     """

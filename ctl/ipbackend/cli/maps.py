@@ -46,7 +46,6 @@ _KEYS = {
 }
 _VALUES = {
     "access": "listed",
-    "free_slots": "slot",
     "roads": "program",
     "source_dues": "due",
     "verdicts": "packets",

@@ -23,7 +23,7 @@ def status(ctx: click.Context, output: out.Format) -> None:
     """Show the gateway: what it serves, how full it is, what it lost, and what is not as wanted.
 
     Without a daemon, what is loaded is shown as it forwards on. The exit status is 1 where something is not as wanted,
-    no daemon runs, or counters do not add up.
+    no daemon runs, or the books do not balance.
 
     Example: ipbackend status
     """
@@ -40,7 +40,7 @@ def status(ctx: click.Context, output: out.Format) -> None:
         _show(whole, gateway, live)
     else:
         out.show_data(output, {**whole, "gateway": gateway, "live": live})
-    if whole["problem"] or whole["drift"] or whole["unbalanced"]:
+    if whole["problem"] or whole["drift"] or whole["unbalanced"] or whole["audit"]:
         ctx.exit(1)
 
 
@@ -82,7 +82,7 @@ def _show(whole: dict[str, Any], gateway: dict[str, Any] | None, live: dict[str,
         click.echo(f"capture      {counts}")
     for line in [*([whole["problem"]] if whole["problem"] else []), *whole["drift"]]:
         click.secho(f"not as wanted: {line}", fg="red")
-    for line in whole["unbalanced"]:
+    for line in whole["unbalanced"] + whole["audit"]:
         click.secho(f"books do not balance: {line}", fg="red")
     if live:
         _show_live(live)

@@ -86,8 +86,8 @@ class Lookup:
     def queue(self, number: int) -> Iterator[int]:
         """An endpoint's ring of free slots, once round from the next one out on; 0 where there is none."""
         ring, head = self._maps.of_endpoint("free_slots", number), self._maps["load"].memory()[number].head
-        slots = len(ring)
-        return (ring[(head + turn) % slots] for turn in range(slots))
+        entries, slots = ring.values("slot"), len(ring)
+        return (entries[(head + turn) % slots] for turn in range(slots))
 
     def pool(self, number: int) -> Pool:
         """Its members and turns; of one that is not there, none."""

@@ -366,11 +366,16 @@ class Tables:
         its_load.half_open_limit, its_load.ceiling = endpoint.half_open_limit, endpoint.ceiling
 
     def _make_table(self, number: int, endpoint: Endpoint) -> None:
-        """All slots free, and in the ring in their order."""
+        """All slots free, and in the ring in their order.
+
+        From any one on: a member that was here before may still know a connection on a port that came first then.
+        """
         connections = self._maps["conntrack"].memory().part(endpoint.first, endpoint.slots)
         ring = self._maps["free_slots"].memory().part(endpoint.first, endpoint.slots)
         connections.bytes[:] = bytes(len(connections.bytes))
-        ring.bytes[:] = array("Q", range(endpoint.first, endpoint.first + endpoint.slots)).tobytes()
+        places = array("Q", range(endpoint.first, endpoint.first + endpoint.slots))
+        begin = secrets.randbelow(endpoint.slots)
+        ring.bytes[:] = (places[begin:] + places[:begin]).tobytes()
         self._maps["load"].set(number, self._maps["load"].leaf(tail=endpoint.slots))
 
     def _delete_endpoint(self, number: int, _: Endpoint) -> None:

@@ -10,7 +10,7 @@ from ipbackend.explain.frame import Tuple
 from ipbackend.explain.reader import NOWHERE, Bucket, Connection, Endpoint, Reader
 from ipbackend.sizing import FIRST_SNAT_PORT
 
-SLOT_TRIES, RING_TRIES = 4, 64  # as in open.h and slots.h, held equal by a test
+SLOT_TRIES, RING_TRIES = 4, 8  # as in open.h and slots.h, held equal by a test
 
 
 class Flow(NamedTuple):
