@@ -5,8 +5,8 @@ PROMETHEUS := build/prometheus
 BIN := $(VENV)/bin
 PACKAGES := python3-bpfcc python3-venv linux-libc-dev nftables
 .DEFAULT_GOAL := help
-.PHONY: help setup test fuzz soak bench bench-packet bench-gateway bench-flow-log lint demo lab life picture install \
-	uninstall wheels deb vm-test clean
+.PHONY: help setup test kills fuzz soak bench bench-packet bench-gateway bench-flow-log lint demo lab life picture \
+	install uninstall wheels deb vm-test clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ $(TOOLS)/.made $(PROMETHEUS)/.made: Makefile
 
 test: setup $(TOOLS)/.made $(PROMETHEUS)/.made ## Run all tests: unit, packet (in the kernel) and netns (real links); wants root
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+
+kills: setup ## SIGKILL before every step of all that the daemon does, and 100 restarts; an hour or so; wants root
+	@KILLS=all $(BIN)/python -m pytest tests/netns/test_kills.py $(ARGS)
 
 fuzz: setup ## Five million mutated frames through the program, ten million connections, a thousand random lives; wants root
 	@FUZZ_FRAMES=5000000 MODEL_LIVES=1000 CEILING_LIVES=10000000 $(BIN)/python -m pytest tests/packet/test_fuzz.py tests/packet/test_model.py tests/packet/test_ceilings.py

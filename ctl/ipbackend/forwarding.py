@@ -87,9 +87,10 @@ class Forwarding:
 
     def start(self, configuration: Configuration, shares: Mapping[str, int]) -> None:
         """Attach, and bring everything to `configuration`: from here on packets are forwarded by it."""
+        self._program.pin()
         self._program.join(self.maps)
         self._attach(gateway_of(configuration))
-        self._program.pin()
+        self._program.forget_others()
         self._forget_earlier()
         self._find_next_hops(configuration)
         self.reconciler.shares = shares
@@ -154,6 +155,7 @@ class Forwarding:
             if not self._rests(number):
                 looked += endpoint.slots
                 self._tables.sweep(number, SweepMode.EXPIRED)
+        self._tables.set_swept()
         return looked
 
     def depart(self, configuration: Configuration, drains: Drains) -> set[Claim]:

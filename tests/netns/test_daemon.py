@@ -17,21 +17,21 @@ from typing import Any
 
 import pytest
 
-from ipbackend.abi import Road
+from ipbackend.abi import UNSWEPT, Road
 from ipbackend.client import Client
 from ipbackend.config import parse
-from ipbackend.datapath.directory import Directory, key_of
+from ipbackend.datapath.directory import Directory, key_of, parts_of
 from ipbackend.datapath.maps import Maps
 from ipbackend.datapath.tables import ip_to_map
 from ipbackend.errors import NotRunningError, ServiceError
 from ipbackend.store import Store
-from tests.netns.clients import connect, http_get, open_many
+from tests.netns.clients import UdpClient, connect, http_get, open_many
 from tests.netns.gateway import CONFIGURATION, Gateway
-from tests.netns.lab import CLIENT, MEMBERS, SHOP_VIP, SNATS, Lab
+from tests.netns.lab import CLIENT, CLIENTS, MEMBERS, SHOP_VIP, SNATS, Lab
 
 pytestmark = pytest.mark.root
 
-WEB = (SHOP_VIP, 80)
+WEB, RESOLVER = (SHOP_VIP, 80), (SHOP_VIP, 53)
 
 
 def wait_until(condition: Callable[[], bool], deadline: float = 120.0) -> None:
@@ -464,3 +464,53 @@ def test_a_second_daemon_is_refused(gateway: Gateway) -> None:
 def test_with_no_daemon_the_client_says_how_to_get_one(gateway: Gateway, tmp_path: Path) -> None:
     with Client(tmp_path) as client, pytest.raises(NotRunningError, match=r"api\.sock: no daemon .*: No such file"):
         client.request("GET", "/ipbackend/status")
+
+
+def test_without_a_daemon_status_says_so_and_connections_go_on(lab: Lab, gateway: Gateway) -> None:
+    """Datagrams of more clients than a member has room for, none of which ends: openings end what is silent."""
+    few = CONFIGURATION.replace("max_connections = 1000 }", "max_connections = 50 }")
+    none = few[: few.index("[pools.resolver]")].replace('pool = "resolver"\n', "") + few[few.index("# The peered") :]
+    gateway.apply(none)
+    gateway.apply(few.replace("port = 53\n", "port = 53\nidle_timeout = 10\n"))
+    wait_until(lambda: http_get(lab["client"], None, WEB).status == 200)
+    with connect(lab["client"], None, WEB) as connection:
+        identity = connection.get().identity
+        gateway.kill()
+        told = gateway.ask("status")
+        assert told.returncode == 1
+        assert "forwards on" in told.stdout
+        assert "not as wanted: " in told.stdout
+        assert "no daemon answers there" in told.stdout
+        wait_until(lambda: unswept(gateway) > UNSWEPT + 1, 40)
+        assert "openings end what is silent for too long" in gateway.ask("status").stdout
+        answered = 0
+        for number in range(300):
+            with UdpClient(lab["client"], CLIENTS[number % 14], RESOLVER) as client:
+                client.ask(b"?")
+                answered += 1
+            with maps(gateway) as opened:  # as if the idle timeout had passed
+                age(opened, 11)
+        assert answered == 300
+        assert connection.get().identity == identity
+        assert http_get(lab["client"], None, WEB).status == 200
+        gateway.start()
+        assert connection.get().identity == identity
+    wait_until(lambda: unswept(gateway) < UNSWEPT)
+    assert gateway.ask("status").returncode == 0
+    gateway.apply(none)  # the small tables go
+
+
+def unswept(gateway: Gateway) -> float:
+    with maps(gateway) as opened:
+        seconds = opened.seconds_unswept
+    assert seconds is not None
+    return seconds
+
+
+def age(opened: Maps, seconds: float) -> None:
+    """Have every exchange of datagrams have been silent for so long."""
+    then = (opened.clock.now() - opened.clock.ticks(seconds)) % 2**32
+    for key, number in opened.directory("endpoints_by_addr").entries():
+        if parts_of(key)[2]:
+            for connection in opened.of_endpoint("conntrack", number):
+                connection.last_seen = then

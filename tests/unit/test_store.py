@@ -276,6 +276,14 @@ def test_the_first_schema_s_file_is_brought_up_to_date(path: Path) -> None:
         assert kept.at(1) == edits.change(FULL, "load_balancers", "shop", {"description": "first"})
         kept.write(replace(FULL, ip_groups={}), "root")
     assert sqlite3.connect(path).execute("PRAGMA user_version").fetchone() == (store.SCHEMA,)
+    before = path.with_name("store.db.schema-1")  # for whoever goes back to the program that wrote it
+    assert before.stat().st_mode & 0o777 == 0o600
+    with sqlite3.connect(before) as file:
+        assert file.execute("PRAGMA user_version").fetchone() == (1,)
+        assert file.execute("SELECT max(number) FROM revisions").fetchone() == (2,)
+    file.close()
+    with Store(before) as kept:
+        assert kept.configuration == FULL
 
 
 def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

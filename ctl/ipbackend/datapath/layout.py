@@ -26,8 +26,8 @@ def fingerprint(abi: str) -> int:
     return zlib.crc32(" ".join(code.split()).encode())
 
 
-def describe(program: BPF, maps: list[str], number: int, made_of: int) -> str:
-    """The layouts of a compiled program's maps as text, `number` their fingerprint and `made_of` that of all code."""
+def describe(program: BPF, maps: list[str], number: int) -> str:
+    """The layouts of a compiled program's maps as text, `number` their fingerprint."""
 
     def described(name: str) -> dict[str, Any]:
         keys, leaves = name.encode(), _INNER.get(name, name.encode())
@@ -36,9 +36,7 @@ def describe(program: BPF, maps: list[str], number: int, made_of: int) -> str:
             "leaf": json.loads(lib.bpf_table_leaf_desc(program.module, leaves)),
         }
 
-    return json.dumps(
-        {"fingerprint": number, "made_of": made_of, "maps": {name: described(name) for name in maps}}, indent=1
-    )
+    return json.dumps({"fingerprint": number, "maps": {name: described(name) for name in maps}}, indent=1)
 
 
 class Layouts:
@@ -54,7 +52,6 @@ class Layouts:
             raise _unreadable(path, error) from error
         try:
             self.fingerprint: int = content["fingerprint"]
-            self.made_of: int = content["made_of"]
             self._maps: dict[str, Any] = content["maps"]
         except (KeyError, TypeError) as error:
             raise _unreadable(path, error) from error

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import secrets
 import tempfile
 import time
 from collections.abc import Mapping
@@ -26,8 +27,9 @@ ENTRY, SWEEP = "ipbackend", "ipbackend_sweep"
 ROADS = {road: f"{ENTRY}_{road.name.lower()}" for road in Road}
 KINDS = {ENTRY: BPF.XDP, SWEEP: BPF.SCHED_CLS} | dict.fromkeys(ROADS.values(), BPF.XDP)
 FIRST = "ipbackend.c"  # includes all others
-BESIDE = "ipbackend_beside"  # the pin of an entry that is attached in place of the first for a while
-PROGRAMS = "programs"  # the folder of their pins, beside the maps'
+_BESIDE = "beside"  # the folder of an entry that is attached in place of the first for a while
+PROGRAMS = "programs"  # the folder of their pins, beside the maps': a folder for each set of them, whole or not there
+_UNFINISHED = "unfinished"  # in it: a set that is being pinned
 _BPFFS_MAGIC = 0xCAFE4A11
 _LOG_LINES = 20  # of what the verifier says, the last ones
 
@@ -68,10 +70,12 @@ class Program(Loaded):
         DatapathError: the maps there are of another layout or size.
         """
         self._pins = run_directory / PINS
+        self._home: Path | None = None  # where the programs are pinned
         self._source = bpf_directory()
         buckets = flow_index_buckets(connections)
         _mount_bpffs(self._pins)
         layout = fingerprint((self._source / "abi.h").read_text() + (self._source / "maps.h").read_text())
+        _clear_leftovers(run_directory)
         self._refuse_other_maps(run_directory, layout, buckets)
         self._text = expand(self._source / FIRST)
         counted_slots = gateway_slots(connections) if counted else 1
@@ -85,9 +89,8 @@ class Program(Loaded):
             "HZ": timer_frequency(),
         }
         _let_go_of_counts(self._pins, counted_slots)
-        made_of = fingerprint(f"{self._text} {self._macros}")
-        fds = self._pinned() if made_of == _made_of(run_directory) else {}
-        super().__init__(fds or self._load(run_directory, layout, made_of))
+        self._made_of = f"{fingerprint(f'{self._text} {self._macros}'):08x}"
+        super().__init__(self._pinned() or self._load(run_directory, layout))
         self.sweep = self._fds[SWEEP]
 
     def set_clock(self, maps: Maps) -> None:
@@ -104,44 +107,52 @@ class Program(Loaded):
         return _compiled(self._source, expand(self._source / FIRST, instead), self._macros)
 
     def pin(self) -> None:
-        """Keep the programs under their names, in place of those of an earlier run."""
+        """Have later runs know these programs, all at once; before any of them is attached, or nobody would."""
+        if self._home:
+            return
+        unfinished = self._folder(_UNFINISHED)
         for name, fd in self._fds.items():
-            self._pin(name, fd)
-        self.unpin_beside()
+            syscall.pin(fd, str(unfinished / name))
+        self._home = unfinished.rename(unfinished.with_name(f"{self._made_of}_{secrets.token_hex(4)}"))
+
+    def forget_others(self) -> None:
+        """No other programs are attached any more."""
+        for path in (self._pins / PROGRAMS).iterdir():
+            if path != self._home:
+                _remove(path)
 
     def pin_beside(self, other: Loaded) -> None:
         """Have later runs know other programs' entry as ours; they replace it by their own."""
-        self._pin(BESIDE, other.entry)
+        syscall.pin(other.entry, str(self._folder(_BESIDE) / ENTRY))
 
     def unpin_beside(self) -> None:
         """It is not attached any more."""
-        (self._pins / PROGRAMS / BESIDE).unlink(missing_ok=True)
+        _remove(self._pins / PROGRAMS / _BESIDE)
 
-    def _pin(self, name: str, fd: int) -> None:
-        folder = self._pins / PROGRAMS
-        folder.mkdir(exist_ok=True)
-        fresh = folder / f"{name}_next"
-        fresh.unlink(missing_ok=True)
-        syscall.pin(fd, str(fresh))
-        fresh.rename(folder / name)
+    def _folder(self, name: str) -> Path:
+        """An empty one among those of the programs."""
+        folder = self._pins / PROGRAMS / name
+        _remove(folder)
+        folder.mkdir(parents=True)
+        return folder
 
     def _pinned(self) -> dict[str, int]:
-        """The programs of an earlier run, all of them or none."""
-        fds: dict[str, int] = {}
-        for name in KINDS:
-            fd = pinned_program(self._pins.parent, name)
-            if fd is None:
-                for one in fds.values():
-                    os.close(one)
-                return {}
-            fds[name] = fd
-        return fds
+        """The programs that an earlier run has made of the same, if they go by the maps that are pinned."""
+        maps = {_id_of_map(self._pins / name) for name in _pinned_maps(self._pins)}
+        for folder in sorted((self._pins / PROGRAMS).glob(f"{self._made_of}_*")):
+            fds = {path.name: syscall.open_pin(str(path)) for path in folder.iterdir()}
+            if fds.keys() == KINDS.keys() and all(maps.issuperset(syscall.program_maps(fd)) for fd in fds.values()):
+                self._home = folder
+                return fds
+            for fd in fds.values():
+                os.close(fd)
+        return {}
 
-    def _load(self, run_directory: Path, layout: int, made_of: int) -> dict[str, int]:
+    def _load(self, run_directory: Path, layout: int) -> dict[str, int]:
         """Compile and load them."""
         compiled = _compiled(self._source, self._text, self._macros)
         temporary = run_directory / f"{FILE}.tmp"
-        temporary.write_text(describe(compiled, _pinned_maps(self._pins), layout, made_of))
+        temporary.write_text(describe(compiled, _pinned_maps(self._pins), layout))
         temporary.rename(run_directory / FILE)
         fds = load_all(compiled, KINDS)
         let_go(compiled)
@@ -207,38 +218,54 @@ def load(compiled: BPF, name: str, kind: int) -> int:
         raise DatapathError(f"{name}: the kernel does not take it: {error.strerror}\n{said}") from error
 
 
-def _made_of(run_directory: Path) -> int | None:
-    """The fingerprint of what the programs that are pinned there were made of."""
-    try:
-        return Layouts(run_directory).made_of
-    except NotRunningError:
-        return None
-
-
 def pinned_program(run_directory: Path, name: str) -> int | None:
     """A descriptor of the program that an earlier run pinned, if there is one."""
-    try:
-        return syscall.open_pin(str(run_directory / PINS / PROGRAMS / name))
-    except FileNotFoundError:
-        return None
+    found = sorted((run_directory / PINS / PROGRAMS).rglob(name))
+    return syscall.open_pin(str(found[0])) if found else None
 
 
 def entries(run_directory: Path) -> list[int]:
     """Descriptors of the entry programs that an earlier run may have left attached."""
-    found = (pinned_program(run_directory, name) for name in (ENTRY, BESIDE))
-    return [fd for fd in found if fd is not None]
+    return [syscall.open_pin(str(path)) for path in (run_directory / PINS / PROGRAMS).rglob(ENTRY)]
 
 
 def unpin(run_directory: Path) -> list[str]:
     """Take away all pins and the layouts; the kernel frees what is not attached. Returns the maps' names."""
     pins = run_directory / PINS
     names = _pinned_maps(pins)
-    for path in [*pins.glob(f"{PROGRAMS}/*"), *(pins / name for name in names)]:
-        path.unlink()
-    if (pins / PROGRAMS).is_dir():
-        (pins / PROGRAMS).rmdir()
+    _remove(pins / PROGRAMS)
+    for name in names:
+        (pins / name).unlink()
     (run_directory / FILE).unlink(missing_ok=True)
     return names
+
+
+def _clear_leftovers(run_directory: Path) -> None:
+    """Some of the maps, and no programs, are of a load or an unload that was killed: no packet goes by them."""
+    try:
+        whole = {*Layouts(run_directory).names()} <= {*_pinned_maps(run_directory / PINS)}
+    except NotRunningError:
+        whole = False
+    if not whole and not entries(run_directory):
+        unpin(run_directory)
+
+
+def _remove(path: Path) -> None:
+    """A pin, or a folder with all that is in it, if it is there."""
+    if path.is_dir():
+        for one in path.iterdir():
+            _remove(one)
+        path.rmdir()
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _id_of_map(path: Path) -> int:
+    fd = syscall.open_pin(str(path))
+    try:
+        return syscall.map_info(fd).id
+    finally:
+        os.close(fd)
 
 
 def _let_go_of_counts(pins: Path, entries: int) -> None:

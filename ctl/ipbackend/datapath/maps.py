@@ -254,6 +254,12 @@ class Maps:
         settings = self._maps["gateway"].memory()[0]
         return Clock(settings.epoch, settings.hz)
 
+    @property
+    def seconds_unswept(self) -> float | None:
+        """How long ago a controller last ended what is silent for too long; None: none ever did."""
+        swept = self._maps["gateway"].memory()[0].swept
+        return self.clock.seconds_since(swept) if swept else None
+
     def directory(self, name: str) -> Directory:
         """One of the maps that tell what an address, a port and a protocol are to us."""
         return Directory(name, self._maps[name].memory().bytes.cast("Q"))

@@ -260,6 +260,15 @@ def verified_instructions(fd: int) -> int:
     return number
 
 
+def program_maps(fd: int) -> list[int]:
+    """The ids of the maps that a loaded program uses."""
+    count = struct.unpack_from("I", _info(fd, 56), 52)[0]
+    ids = ctypes.create_string_buffer(4 * count)
+    info = ctypes.create_string_buffer(struct.pack("52xIQ", count, _address(ids)), 64)
+    _bpf(_OBJ_INFO, struct.pack("IIQ", fd, len(info), _address(info)))
+    return list(struct.unpack(f"{count}I", ids.raw))
+
+
 def jited_size(fd: int) -> int:
     """Bytes of machine code that a loaded program became, 0 where it is interpreted."""
     size: int = struct.unpack("2I8xI", _info(fd, 20))[2]
