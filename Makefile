@@ -5,8 +5,8 @@ PROMETHEUS := build/prometheus
 BIN := $(VENV)/bin
 PACKAGES := python3-bpfcc python3-venv linux-libc-dev nftables
 .DEFAULT_GOAL := help
-.PHONY: help setup test kills fuzz soak bench bench-packet bench-gateway bench-flow-log lint demo lab life picture \
-	install uninstall deb vm-test clean
+.PHONY: help setup test kills fuzz soak bench bench-packet bench-gateway bench-flow-log lint demo lab life picture install \
+	uninstall deb vm-test clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
