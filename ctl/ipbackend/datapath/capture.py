@@ -13,9 +13,10 @@ from bcc import BPF, lib
 from ipbackend.capture import Captured, Order
 from ipbackend.datapath import syscall
 from ipbackend.datapath.layout import leaf_of
-from ipbackend.datapath.loader import ENTRY, ROADS, Loaded, Program, load_all
+from ipbackend.datapath.loader import ROADS, Loaded, Program, load_all
 from ipbackend.datapath.maps import Memory
 from ipbackend.datapath.packet_ring import Ring
+from ipbackend.datapath.pins import ENTRY
 from ipbackend.datapath.tables import ip_to_map
 
 LEAVING = f"{ENTRY}_capture"
