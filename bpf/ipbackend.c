@@ -30,6 +30,7 @@
 #include "icmp.h"
 #include "reject.h"
 #include "sweep.h"
+#include "guard.h"
 #include "reclaim.h"
 #include "quiet.h"
 
@@ -158,6 +159,12 @@ int ipbackend_reclaim(struct xdp_md *ctx)
 	reclaim(&pkt);
 	roads.call(ctx, ROAD_OPEN);
 	return leave(&pkt, DROP_NO_ROAD);
+}
+
+/* Stands behind XDP, where packets enter the kernel: while XDP is away, connections wait instead of being reset. */
+int ipbackend_guard(struct __sk_buff *skb)
+{
+	return guard(skb);
 }
 
 /* Run by the controller on a frame that is a struct sweep; looks at SWEEP_SLICE slots from its cursor on. */

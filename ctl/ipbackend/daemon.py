@@ -143,7 +143,7 @@ class Service:
         control = self._control
         state = metrics.State(
             forwarding=control.forwarding,
-            problem=bool(control.problem),
+            problem=bool(control.problem or self.flow_log.problem),
             drift=len(control.drift),
             unbalanced=len(control.unbalanced),
             audited=len(control.audited),

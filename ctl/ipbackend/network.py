@@ -43,6 +43,10 @@ ADDRESS_SCOPE: int = rt_scope["host"]  # so the kernel never chooses one as the 
 MAIN_TABLE = 254
 DUMP_ATTEMPTS = 10
 ETHERTYPE_ARP = 0x0806
+ETHERTYPE_ALL = 0x0003
+INGRESS, EGRESS = 0xFFFF_FFF2, 0xFFFF_FFF3  # of clsact
+GUARD = "ipbackend_guard"  # what a filter of ours is called, followed by its program's id
+GUARD_PRIORITY = 173
 NO_PROGRAM = -1
 
 MODE_FLAGS = {"native": XDP_FLAGS_DRV_MODE, "generic": XDP_FLAGS_SKB_MODE}
@@ -64,13 +68,17 @@ IPV4_OR_LINK = (socket.AF_UNSPEC, socket.AF_INET)
 
 @dataclass(frozen=True)
 class Interface:
-    """A network interface; `mac` is 6 bytes, or empty where there is no Ethernet; up means with a carrier."""
+    """A network interface; `mac` is 6 bytes, or empty where there is no Ethernet; up means with a carrier.
+
+    One that is not `there` any more is as it was last.
+    """
 
     index: int
     name: str
     mac: bytes
     mtu: int
     up: bool
+    there: bool = True
 
 
 @dataclass(frozen=True)
@@ -238,9 +246,10 @@ class Network:
         if not self._lacks(route, there):
             return False
         verb = "change" if there else "add"
+        name = _name(route.interface)
         with asking(
-            f"route to {route.cidr} via {route.next_hop}",
-            f"the next hop must be a neighbour on interface {route.interface}, which must be up",
+            f"route to {route.cidr} via {route.next_hop} on {name}",
+            f"the next hop must be a neighbour on {name}, which must be up and have an address of that network",
         ):
             self._ask("route", verb, **_route_request(route))
         return True
@@ -394,11 +403,47 @@ class Network:
                     f"interface alone)"
                 ) from error
 
-    def _ask(self, kind: str, verb: str, **wanted: Any) -> list[Any]:
-        """What the kernel answers."""
+    def guarded(self, interface: int) -> int | None:
+        """The id of the program that `guard` put behind XDP there."""
+        with asking(f"filters of interface {interface}"):
+            for message in self._filters(interface, INGRESS):
+                options = message.get_attr("TCA_OPTIONS")
+                name = options.get_attr("TCA_BPF_NAME") if options else None
+                if name and name.startswith(f"{GUARD} "):
+                    return int(name.split()[1])
+        return None
+
+    def guard(self, interface: Interface, program_fd: int, program_id: int) -> None:
+        """Have a program see what enters the kernel past XDP, in place of an earlier one of ours."""
+        with asking(f"filter on {interface.name}", "the kernel must have clsact and cls_bpf"):
+            try:
+                self._ask("tc", "add", kind="clsact", index=interface.index)
+            except NetlinkError as error:
+                if error.code != errno.EEXIST:
+                    raise
+            name = f"{GUARD} {program_id}"
+            self._ask("tc", "replace-filter", kind="bpf", fd=program_fd, name=name, **_filter(interface))
+
+    def unguard(self, interface: Interface) -> None:
+        """Take our program away, and the hook if nobody else has anything there."""
+        with asking(f"filter on {interface.name}"):
+            self._ask("tc", "del-filter", kind="bpf", **_filter(interface))
+            if not self._filters(interface.index, INGRESS) and not self._filters(interface.index, EGRESS):
+                self._ask("tc", "del", kind="clsact", index=interface.index)
+
+    def _filters(self, interface: int, parent: int) -> list[Any]:
+        self._refuse_other_threads()
+        with instruments.timed(instruments.netlink.labels("filter dump")):
+            return list(self._requests.get_filters(interface, 0, parent))
+
+    def _refuse_other_threads(self) -> None:
         # In another thread, pyroute2 would open another socket, in whatever namespace that thread is in.
         if threading.get_ident() != self._thread:
             raise RuntimeError("a Network is used by another thread than the one that made it")
+
+    def _ask(self, kind: str, verb: str, /, **wanted: Any) -> list[Any]:
+        """What the kernel answers."""
+        self._refuse_other_threads()
         with instruments.timed(instruments.netlink.labels(f"{kind} {verb}")):
             return list(getattr(self._requests, kind)(verb, **wanted))
 
@@ -478,11 +523,32 @@ def _route_request(route: Route) -> dict[str, Any]:
     }
 
 
+def _filter(interface: Interface) -> dict[str, Any]:
+    """Where ours is among the filters of an interface."""
+    return {
+        "index": interface.index,
+        "parent": INGRESS,
+        "prio": GUARD_PRIORITY,
+        "handle": 1,
+        "protocol": ETHERTYPE_ALL,
+        "classid": 1,
+        "direct_action": True,
+    }
+
+
+def _name(interface: int) -> str:
+    """What an interface is called now, as messages have it."""
+    try:
+        return socket.if_indextoname(interface)
+    except OSError:
+        return f"interface {interface}"
+
+
 def _foreign_route(route: Route, message: Any) -> str:
     theirs = _route(message)
-    way = f"via {theirs.next_hop} on interface {theirs.interface}" if theirs else "without a next hop"
+    way = f"via {theirs.next_hop} on {_name(theirs.interface)}" if theirs else "without a next hop"
     return (
-        f"route to {route.cidr} via {route.next_hop} on interface {route.interface}: "
+        f"route to {route.cidr} via {route.next_hop} on {_name(route.interface)}: "
         f"somebody else's is there, {way}, protocol {message['proto']} "
         f"(remove it, see `ip route show {route.cidr}`, or name its next hop)"
     )

@@ -363,7 +363,10 @@ _FORGET = """
     )
 """
 _MARKS = ("application_id", "user_version")
-_RESTORE = "put a copy of it back; the data plane goes on as it is"
+_RESTORE = (
+    "put a copy of it back; the data plane goes on as it is, "
+    "and as long as the daemon runs, `ipbackend export` tells what is in force"
+)
 _REMEDIES = {
     "SQLITE_CORRUPT": _RESTORE,
     "SQLITE_NOTADB": _RESTORE,

@@ -10,8 +10,9 @@ from typing import Any
 
 from ipbackend.datapath import syscall
 from ipbackend.datapath.audit import audit
-from ipbackend.datapath.loader import ENTRY, KINDS, PROGRAMS, ROADS, pinned_program
+from ipbackend.datapath.loader import KINDS, ROADS, pinned_program
 from ipbackend.datapath.maps import PINS, Maps
+from ipbackend.datapath.pins import ENTRY, PROGRAMS
 from ipbackend.datapath.tables import Tables
 from ipbackend.store import Store
 from tests.netns.gateway import Gateway

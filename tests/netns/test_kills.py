@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from ipbackend.datapath.loader import ENTRY, KINDS, ROADS
+from ipbackend.datapath.loader import KINDS, ROADS
+from ipbackend.datapath.pins import ENTRY
 from ipbackend.datapath.source import bpf_directory
 from ipbackend.errors import NotRunningError, ServiceError
 from tests.netns.carried import carried, problems, program_id, program_tag, wanted

@@ -67,15 +67,14 @@ def _show_deserted(run_directory: Path, output: out.Format, error: NotRunningErr
 
 
 def _show(whole: dict[str, Any], gateway: dict[str, Any] | None, live: dict[str, Any] | None) -> None:
-    if gateway and live:
-        limit, active = gateway["max_connections"], live["active"]
+    if gateway:
         interfaces = ", ".join(gateway["interfaces"])
         click.echo(f"gateway      forwarding on {interfaces}, SNAT {', '.join(gateway['snat_addresses'])}")
-        click.echo(
-            f"connections  {active:,} open of {limit:,} ({_percent(active, limit)}), {whole['endpoints']:,} endpoints"
-        )
+        click.echo(f"connections  {_fill(whole, gateway, live) if live else 'cannot be read: the maps are not pinned'}")
+    elif whole["problem"]:
+        click.echo("gateway      not set up by this daemon; what an earlier one left, if any, forwards on")
     else:
-        click.echo("gateway      forwards nothing" + ("" if whole["problem"] else ": there is none yet"))
+        click.echo("gateway      forwards nothing: there is none yet")
     click.echo(f"revision     {whole['revision']}")
     if capture := whole["capture"]:
         counts = f"{capture['packets']:,} packets since {capture['began_at']}, for {capture['author']}"
@@ -96,6 +95,11 @@ def _show_live(live: dict[str, Any]) -> None:
     lost = sorted(live["lost"].items(), key=lambda pair: -pair[1])
     lines = [{"lost": name, "packets": count, "meaning": VERDICTS[name]} for name, count in lost]
     _table("reason", ("lost", "packets", "meaning"), lines)
+
+
+def _fill(whole: dict[str, Any], gateway: dict[str, Any], live: dict[str, Any]) -> str:
+    limit, active = gateway["max_connections"], live["active"]
+    return f"{active:,} open of {limit:,} ({_percent(active, limit)}), {whole['endpoints']:,} endpoints"
 
 
 def _table(what: str, columns: tuple[str, ...], lines: list[dict[str, Any]]) -> None:

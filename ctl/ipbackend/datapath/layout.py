@@ -45,15 +45,16 @@ class Layouts:
     def __init__(self, run_directory: Path) -> None:
         path = run_directory / FILE
         try:
-            content = json.loads(path.read_text())
+            self.text = path.read_text()
         except FileNotFoundError:
             raise NotRunningError(f"{path}: no data plane is loaded (start one: `ipbackend run`)") from None
         except (OSError, ValueError) as error:
             raise _unreadable(path, error) from error
         try:
+            content = json.loads(self.text)
             self.fingerprint: int = content["fingerprint"]
             self._maps: dict[str, Any] = content["maps"]
-        except (KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise _unreadable(path, error) from error
 
     def names(self) -> list[str]:

@@ -1,11 +1,13 @@
 """The program: compiled, loaded, pinned. What it forwards is in the maps, which it makes or finds pinned."""
 
+import contextlib
 import ctypes
 import os
+import re
 import secrets
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,21 +18,20 @@ from ipbackend.datapath.compiler import BPF, lib
 from ipbackend.datapath.features import compiler
 from ipbackend.datapath.headers import make_header_tree
 from ipbackend.datapath.layout import FILE, SWEEP_ORDERS, Layouts, describe, fingerprint
-from ipbackend.datapath.maps import PINS, Maps
+from ipbackend.datapath.maps import NOT_MADE, PINS, Maps
+from ipbackend.datapath.pins import ENTRY, PROGRAMS, layout_of, mount, write
 from ipbackend.datapath.source import bpf_directory, expand
 from ipbackend.errors import DatapathError, NotRunningError
 from ipbackend.sizing import flow_index_buckets, gateway_slots, sources
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_libc = ctypes.CDLL(None)
 
-ENTRY, SWEEP = "ipbackend", "ipbackend_sweep"
+SWEEP, GUARD = "ipbackend_sweep", "ipbackend_guard"
 ROADS = {road: f"{ENTRY}_{road.name.lower()}" for road in Road}
-KINDS = {ENTRY: BPF.XDP, SWEEP: BPF.SCHED_CLS} | dict.fromkeys(ROADS.values(), BPF.XDP)
+KINDS = {ENTRY: BPF.XDP, SWEEP: BPF.SCHED_CLS, GUARD: BPF.SCHED_CLS} | dict.fromkeys(ROADS.values(), BPF.XDP)
 FIRST = "ipbackend.c"  # includes all others
 _BESIDE = "beside"  # the folder of an entry that is attached in place of the first for a while
-PROGRAMS = "programs"  # the folder of their pins, beside the maps': a folder for each set of them, whole or not there
 _UNFINISHED = "unfinished"  # in it: a set that is being pinned
-_BPFFS_MAGIC = 0xCAFE4A11
 _LOG_LINES = 20  # of what the verifier says, the last ones
 
 
@@ -73,7 +74,7 @@ class Program(Loaded):
         self._home: Path | None = None  # where the programs are pinned
         self._source = bpf_directory()
         buckets = flow_index_buckets(connections)
-        _mount_bpffs(self._pins)
+        mount(self._pins)
         layout = fingerprint((self._source / "abi.h").read_text() + (self._source / "maps.h").read_text())
         _clear_leftovers(run_directory)
         self._refuse_other_maps(run_directory, layout, buckets)
@@ -91,7 +92,7 @@ class Program(Loaded):
         _let_go_of_counts(self._pins, counted_slots)
         self._made_of = f"{fingerprint(f'{self._text} {self._macros}'):08x}"
         super().__init__(self._pinned() or self._load(run_directory, layout))
-        self.sweep = self._fds[SWEEP]
+        self.sweep, self.guard = self._fds[SWEEP], self._fds[GUARD]
 
     def set_clock(self, maps: Maps) -> None:
         """Write down which tick it is now, for whoever reads what was seen when."""
@@ -114,6 +115,19 @@ class Program(Loaded):
         for name, fd in self._fds.items():
             syscall.pin(fd, str(unfinished / name))
         self._home = unfinished.rename(unfinished.with_name(f"{self._made_of}_{secrets.token_hex(4)}"))
+
+    @property
+    def pinned(self) -> bool:
+        """Whether later runs know all of these programs."""
+        home = self._home
+        return home is not None and all((home / name).exists() for name in self._fds)
+
+    def pin_again(self) -> None:
+        """Somebody took pins away."""
+        before, self._home = self._home, None
+        self.pin()
+        if before:
+            _remove(before)
 
     def forget_others(self) -> None:
         """No other programs are attached any more."""
@@ -149,12 +163,16 @@ class Program(Loaded):
         return {}
 
     def _load(self, run_directory: Path, layout: int) -> dict[str, int]:
-        """Compile and load them."""
-        compiled = _compiled(self._source, self._text, self._macros)
-        temporary = run_directory / f"{FILE}.tmp"
-        temporary.write_text(describe(compiled, _pinned_maps(self._pins), layout))
-        temporary.rename(run_directory / FILE)
-        fds = load_all(compiled, KINDS)
+        """Compile and load them; of what is refused halfway, nothing remains."""
+        before = _pinned_maps(self._pins)
+        try:
+            compiled = _compiled(self._source, self._text, self._macros)
+            write(run_directory / FILE, describe(compiled, _pinned_maps(self._pins), layout))
+            fds = load_all(compiled, KINDS)
+        except BaseException:
+            for name in set(_pinned_maps(self._pins)) - set(before):
+                (self._pins / name).unlink()
+            raise
         let_go(compiled)
         return fds
 
@@ -163,7 +181,7 @@ class Program(Loaded):
         if not index.exists():
             return
         remedy = "`ipbackend unload`, then run again: its connections end"
-        if Layouts(run_directory).fingerprint != number:
+        if _layout(run_directory) != number:
             raise DatapathError(f"{self._pins}: maps of another version are loaded ({remedy})")
         fd = syscall.open_pin(str(index))
         have = syscall.map_info(fd).max_entries
@@ -189,12 +207,35 @@ def _compiled(source: Path, text: str, macros: Mapping[str, object]) -> BPF:
         raise DatapathError(f"{error} (see `ipbackend doctor`)") from error
     with tempfile.TemporaryDirectory(prefix="ipbackend-") as headers:
         os.environ["BCC_KERNEL_SOURCE"] = str(make_header_tree(Path(headers)))
+        said: list[str] = []
         try:
-            return BPF(text=text.encode(), cflags=[f"-D{name}={value}" for name, value in macros.items()])
+            with _listened(said):
+                return BPF(text=text.encode(), cflags=[f"-D{name}={value}" for name, value in macros.items()])
         except Exception as error:  # BCC raises nothing more specific
+            if refused := re.search(r"could not open bpf map: (\S+), error: (.+)", "".join(said)):
+                what, why = refused.groups()
+                raise DatapathError(f"map {Path(what).name}: {NOT_MADE.format(why)}") from error
             raise DatapathError(f"{source}: BCC does not compile it: {error} (its messages are above)") from error
         finally:
             del os.environ["BCC_KERNEL_SOURCE"]
+
+
+@contextlib.contextmanager
+def _listened(said: list[str]) -> Iterator[None]:
+    """What is written to stderr meanwhile, as BCC does from C; it is written there all the same."""
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as heard:
+        os.dup2(heard.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            heard.seek(0)
+            words = heard.read()
+            said.append(words.decode(errors="replace"))
+            with open(2, "wb", closefd=False) as out:
+                out.write(words)
 
 
 def load_all(compiled: BPF, kinds: Mapping[str, int]) -> dict[str, int]:
@@ -216,6 +257,14 @@ def load(compiled: BPF, name: str, kind: int) -> int:
     except OSError as error:
         said = "\n".join(str(error.filename or "").splitlines()[-_LOG_LINES:])
         raise DatapathError(f"{name}: the kernel does not take it: {error.strerror}\n{said}") from error
+
+
+def _layout(run_directory: Path) -> int | None:
+    """The fingerprint of the maps that are pinned there: as is written beside them, else as they say themselves."""
+    try:
+        return Layouts(run_directory).fingerprint
+    except NotRunningError:
+        return layout_of(run_directory)
 
 
 def pinned_program(run_directory: Path, name: str) -> int | None:
@@ -281,15 +330,3 @@ def _let_go_of_counts(pins: Path, entries: int) -> None:
 def _pinned_maps(pins: Path) -> list[str]:
     """The names of what is pinned there; with a dot in the name it is the kernel's own."""
     return sorted(path.name for path in pins.glob("*") if path.is_file() and "." not in path.name)
-
-
-def _mount_bpffs(directory: Path) -> None:
-    """A bpffs of our own: `ip netns exec` hides /sys/fs/bpf, and some systems do not mount it."""
-    directory.mkdir(parents=True, exist_ok=True)
-    kind = ctypes.create_string_buffer(256)  # struct statfs begins with the magic number
-    _libc.statfs(bytes(directory), kind)
-    if int.from_bytes(kind.raw[:4], "little") == _BPFFS_MAGIC:
-        return
-    if _libc.mount(b"bpf", bytes(directory), b"bpf", 0, b"mode=0700") < 0:
-        problem = os.strerror(ctypes.get_errno())
-        raise DatapathError(f"{directory}: cannot mount a bpffs: {problem} (run as root)")

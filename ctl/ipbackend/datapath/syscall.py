@@ -19,8 +19,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY = 0, 1, 2, 3, 4
-_PROG_LOAD, _OBJ_PIN, _OBJ_GET, _PROG_RUN, _MAP_FD_BY_ID, _OBJ_INFO = 5, 6, 7, 10, 14, 15
-_MAP_LOOKUP_BATCH, _MAP_UPDATE_BATCH = 24, 26
+_PROG_LOAD, _OBJ_PIN, _OBJ_GET, _PROG_RUN, _PROG_FD_BY_ID, _MAP_FD_BY_ID, _OBJ_INFO = 5, 6, 7, 10, 13, 14, 15
+_MAP_LOOKUP_BATCH, _MAP_UPDATE_BATCH, _PROG_BIND_MAP = 24, 26, 35
 _BATCH = 4096  # entries that are asked for at a time
 
 ARRAY = 2
@@ -196,14 +196,27 @@ def pin(fd: int, path: str) -> None:
 
 
 def open_pin(path: str) -> int:
-    """A descriptor of what is pinned there."""
+    """A descriptor of what is pinned there. FileNotFoundError: nothing is, or there is no directory to pin in."""
     name = ctypes.create_string_buffer(path.encode())
-    return _bpf(_OBJ_GET, struct.pack("QI", _address(name), 0))
+    try:
+        return _bpf(_OBJ_GET, struct.pack("QI", _address(name), 0))
+    except NotADirectoryError as error:
+        raise FileNotFoundError(error.errno, error.strerror, path) from None
 
 
 def map_by_id(number: int) -> int:
     """A descriptor of the map with this id, as a map of maps gives it."""
     return _bpf(_MAP_FD_BY_ID, struct.pack("I", number))
+
+
+def program_by_id(number: int) -> int:
+    """A descriptor of the program with this id, as netlink reports it for an interface."""
+    return _bpf(_PROG_FD_BY_ID, struct.pack("I", number))
+
+
+def bind_map(program_fd: int, map_fd: int) -> None:
+    """Have a map live as long as a program does, whether its code uses it or not."""
+    _bpf(_PROG_BIND_MAP, struct.pack("III", program_fd, map_fd, 0))
 
 
 def _info(fd: int, size: int) -> bytes:
@@ -215,6 +228,16 @@ def _info(fd: int, size: int) -> bytes:
 def map_info(fd: int) -> MapInfo:
     """What the kernel says of a map."""
     return MapInfo(*struct.unpack("6I", _info(fd, 24)))
+
+
+def map_name(fd: int) -> str:
+    """What it was called when it was made: 15 characters at most."""
+    return _info(fd, 40)[24:].split(b"\0")[0].decode()
+
+
+def program_name(fd: int) -> str:
+    """What it was called when it was loaded: 15 characters at most."""
+    return _info(fd, 80)[64:].split(b"\0")[0].decode()
 
 
 def program_load(kind: int, instructions: bytes, licence: bytes, flags: int, name: str) -> int:

@@ -203,6 +203,16 @@ class Tables:
                 self._retire(self._maps[name], numbers)
                 numbers.clear()
 
+    def move_clients(self, gone: int, instead: int) -> None:
+        """Have connections whose client came by an interface that is gone be answered by another one.
+
+        A client that only listens would never be heard there, and no packet comes in by the one that is gone.
+        """
+        interfaces = self._maps["conntrack"].memory().values("client_interface")
+        for at, number in enumerate(interfaces):
+            if number == gone:
+                interfaces[at] = instead
+
     def pool(self, number: int) -> Pool:
         """A pool as it is now; of one that is not there, an empty one."""
         inner = self._maps["pools"].inner(number)

@@ -39,6 +39,8 @@ OURS = frozenset(
         *(errno.EACCES, errno.EPERM, errno.EINVAL, errno.EAGAIN),
     )
 )
+# Said at once, by our own kernel: a route was taken away, or an interface is down. The member has no part in it.
+NO_WAY_OUT = frozenset((errno.ENETUNREACH, errno.ENETDOWN))
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,10 @@ class Asking:
         try:
             self._begin()
         except OSError as error:
-            self._failed(error)
+            if error.errno in NO_WAY_OUT:
+                self._end(Unasked(f"at {self._question.address}: {os.strerror(error.errno)}"))
+            else:
+                self._failed(error)
 
     def cancel(self) -> None:
         """Ask no more; nothing is told."""
