@@ -181,7 +181,7 @@ static __always_inline enum verdict parse_ip(struct packet *pkt)
 	} else if (eth->h_proto != bpf_htons(ETH_P_IP)) {
 		return PASS_NOT_OURS;
 	}
-	asm volatile("" : "+r"(header));	/* one state to the verifier, not two */
+	header = forgotten(header, *(const __u32 *)eth->h_dest);
 	ip = (void *)eth + (header & 31);
 	if ((void *)(ip + 1) > pkt->end)
 		return PASS_NOT_OURS;

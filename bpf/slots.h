@@ -74,9 +74,9 @@ static __always_inline void count_less(struct load *load, __u64 less)
  */
 static __always_inline __u64 *entry_at(const struct endpoint *endpoint, __u64 position, __u64 round)
 {
-	__u32 at = endpoint->first + (position - round * endpoint->slots);
+	__u64 at = endpoint->first + (position - round * endpoint->slots);
 
-	return (__u64 *)free_slots.lookup(&at);
+	return (__u64 *)free_slots.lookup((__u32 *)&at);
 }
 
 /* Whether an entry became `want`; `have` is what it was before that, or what it is now. */

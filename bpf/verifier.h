@@ -7,9 +7,9 @@
  * The same number, of which the verifier knows nothing any more: else it would go through what follows anew for
  * each value that it can have. `unknown` is any number of which it knows nothing, such as an address.
  */
-static __always_inline __u64 forgotten(__u64 number, __u32 unknown)
+static __always_inline __u64 forgotten(__u64 number, __u64 unknown)
 {
-	asm volatile("%0 ^= %1\n%0 ^= %1" : "+r"(number) : "r"((__u64)unknown));
+	asm volatile("%0 ^= %1\n%0 ^= %1" : "+r"(number) : "r"(unknown));
 	return number;
 }
 

@@ -209,7 +209,9 @@ class Control:
 
     def sweep(self) -> None:
         """End what has been silent for too long, or whose delay has run out."""
-        if self._forwarding:
+        if self._forwarding is None:
+            return
+        with self._going_on():
             with instruments.timed(instruments.sweeps):
                 looked = self._forwarding.sweep()
             instruments.swept.inc(looked)
@@ -219,7 +221,8 @@ class Control:
     def tell(self) -> None:
         """Have some more ends told that their connections are over."""
         if self._forwarding:
-            self._forwarding.tell()
+            with self._going_on():
+                self._forwarding.tell()
 
     @property
     def telling(self) -> bool:
@@ -231,7 +234,8 @@ class Control:
         if self._forwarding is None:
             self._differing = {}
             return
-        with instruments.timed(instruments.checks):
+        differing: Mapping[str, Difference] = self._differing
+        with self._going_on(), instruments.timed(instruments.checks):
             differing = self._watch.take(iter(self._view(self._forwarding).differences, None))
         for what in differing.keys() - self._differing.keys():
             log.error("the books do not balance: %s: they differ by %s", what, differing[what])
@@ -380,6 +384,14 @@ class Control:
         if self._forwarding:
             self._forwarding.close()
             self._forwarding = None
+
+    @contextlib.contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """What fails now is tried again in its turn."""
+        try:
+            yield
+        except IpbackendError as error:
+            self._failed(error)
 
     def _failed(self, error: IpbackendError) -> None:
         if str(error) != self.problem:

@@ -135,7 +135,7 @@ class Network:
     """
 
     def __init__(self) -> None:
-        with ExitStack() as opened, _asking("netlink and packet sockets"):
+        with ExitStack() as opened, asking("netlink and packet sockets"):
             # strict_check: the kernel filters dumps, which counts where a routing daemon fills the table.
             self._requests = opened.enter_context(IPRoute(ext_ack=True, strict_check=True))
             self._thread = threading.get_ident()
@@ -159,7 +159,7 @@ class Network:
         """Take in all that was reported since the last call; True if any of it may matter.
 
         Interfaces, IPv4 addresses, routes and neighbours matter, changes of our own included; so does a
-        report that was lost because nobody read for too long.
+        report that was lost because nobody read for too long, or that cannot be read.
         """
         changed = False
         while True:
@@ -168,9 +168,9 @@ class Network:
             except BlockingIOError:
                 return changed
             except OSError as error:
+                changed = True  # what was not told: whoever asks looks at everything
                 if error.errno != errno.ENOBUFS:
-                    raise
-                changed = True
+                    return changed
             else:
                 changed = changed or message[FAMILY_OFFSET] in IPV4_OR_LINK
 
@@ -193,7 +193,7 @@ class Network:
         """
         if any((have.address, have.interface) == (address, interface.index) for have in self.addresses()):
             return False
-        with _asking(f"address {address} on {interface.name}"):
+        with asking(f"address {address} on {interface.name}"):
             self._ask("addr", "add", index=interface.index, address=str(address), prefixlen=32, scope=ADDRESS_SCOPE)
         self.announce(address, interface)
         return True
@@ -202,7 +202,7 @@ class Network:
         """Give up an address that add_address took; False if there is none."""
         if Address(address, interface.index, ours=True) not in self.addresses():
             return False
-        with _asking(f"address {address} on {interface.name}"):
+        with asking(f"address {address} on {interface.name}"):
             self._ask("addr", "delete", index=interface.index, address=str(address), prefixlen=32)
         return True
 
@@ -238,7 +238,7 @@ class Network:
         if not self._lacks(route, there):
             return False
         verb = "change" if there else "add"
-        with _asking(
+        with asking(
             f"route to {route.cidr} via {route.next_hop}",
             f"the next hop must be a neighbour on interface {route.interface}, which must be up",
         ):
@@ -264,7 +264,7 @@ class Network:
 
     def remove_route(self, route: Route) -> bool:
         """Remove a route of ours; False if there is none."""
-        with _asking(f"route to {route.cidr} via {route.next_hop}"):
+        with asking(f"route to {route.cidr} via {route.next_hop}"):
             try:
                 self._ask("route", "delete", **_route_request(route))
             except NetlinkError as error:
@@ -286,7 +286,7 @@ class Network:
         entry stays usable meanwhile: it is asked directly after 5 s (sysctl delay_first_probe_time) and given
         up 3 s later; then the next call asks everybody. An entry set by hand is left alone.
         """
-        with _asking(f"neighbour {address} on interface {interface}", "the interface must exist and be up"):
+        with asking(f"neighbour {address} on interface {interface}", "the interface must exist and be up"):
             if self._is_fixed(address, interface):
                 return
             self._ask(
@@ -305,7 +305,7 @@ class Network:
 
     def path_mtu(self, address: IPv4Address) -> int:
         """Bytes of the largest IP packet on the way to an address: of the route, else of the interface."""
-        with _asking(f"route to {address}", "there must be one, see `ip route`"):
+        with asking(f"route to {address}", "there must be one, see `ip route`"):
             (message,) = self._ask("route", "get", dst=str(address))
             metrics = message.get_attr("RTA_METRICS")
             mtu = metrics.get_attr("RTAX_MTU") if metrics is not None else None
@@ -313,7 +313,7 @@ class Network:
 
     def way_to(self, address: IPv4Address) -> Way:
         """The kernel's own way to an address; the data plane goes by the next hop that it is told."""
-        with _asking(f"route to {address}", "there must be one, see `ip route`"):
+        with asking(f"route to {address}", "there must be one, see `ip route`"):
             (message,) = self._ask("route", "get", dst=str(address))
         next_hop, source = message.get_attr("RTA_GATEWAY"), message.get_attr("RTA_PREFSRC")
         return Way(
@@ -329,7 +329,7 @@ class Network:
 
     def attached(self, interface: int) -> Attachment | None:
         """The XDP program on an interface (its index)."""
-        with _asking(f"interface {interface}"):
+        with asking(f"interface {interface}"):
             xdp = self._link(interface).get_attr("IFLA_XDP")
         for mode, attribute in MODE_PROGRAM_ID.items():
             program_id = xdp.get_attr(attribute) if xdp is not None else None
@@ -381,7 +381,7 @@ class Network:
     def _hooking(self, interface: Interface) -> Iterator[None]:
         """Errors of the XDP hook, with the program that is in the way."""
         where = f"XDP on {interface.name}"
-        with _asking(where, "attach mode generic may do, see also `dmesg`"):
+        with asking(where, "attach mode generic may do, see also `dmesg`"):
             try:
                 yield
             except NetlinkError as error:
@@ -408,7 +408,7 @@ class Network:
 
     def _dump(self, kind: str, **wanted: int) -> list[Any]:
         """One of the kernel's tables, read again if it changed while it was read."""
-        with _asking(f"the kernel's table of {kind}s", "it changes all the time; try again"):
+        with asking(f"the kernel's table of {kind}s", "it changes all the time; try again"):
             for _ in range(DUMP_ATTEMPTS):
                 # dump_filter: without it pyroute2 has the kernel send everything, and filters that.
                 messages = self._ask(kind, "dump", dump_filter=None, **wanted)
@@ -418,7 +418,7 @@ class Network:
 
 
 @contextmanager
-def _asking(what: str, remedy: str = "see `dmesg`") -> Iterator[None]:
+def asking(what: str, remedy: str = "see `dmesg`") -> Iterator[None]:
     """Whatever the kernel refuses becomes a NetworkError: where, what and the remedy."""
     try:
         yield

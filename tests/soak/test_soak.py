@@ -9,7 +9,7 @@ import pytest
 
 from tests.netns.members import REPOSITORY
 
-MINUTES = "0.7"
+MINUTES = "0.5"  # a minute with its beginning and its end
 
 pytestmark = pytest.mark.root
 

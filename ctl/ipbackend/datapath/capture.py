@@ -8,10 +8,9 @@ import socket
 import struct
 from typing import Any
 
-from bcc import BPF, lib
-
 from ipbackend.capture import Captured, Order
 from ipbackend.datapath import syscall
+from ipbackend.datapath.compiler import BPF, lib
 from ipbackend.datapath.layout import leaf_of
 from ipbackend.datapath.loader import ENTRY, ROADS, Loaded, Program, load_all
 from ipbackend.datapath.maps import Memory

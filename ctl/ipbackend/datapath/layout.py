@@ -11,9 +11,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from bcc import BPF, lib
-
-from ipbackend.errors import NotRunningError
+from ipbackend.datapath.compiler import BPF, lib
+from ipbackend.errors import DatapathError, NotRunningError
 
 Type = Any  # a ctypes type: BCC builds it at run time, so nothing more can be said
 FILE = "layout.json"
@@ -51,9 +50,14 @@ class Layouts:
             content = json.loads(path.read_text())
         except FileNotFoundError:
             raise NotRunningError(f"{path}: no data plane is loaded (start one: `ipbackend run`)") from None
-        self.fingerprint: int = content["fingerprint"]
-        self.made_of: int = content["made_of"]
-        self._maps: dict[str, Any] = content["maps"]
+        except (OSError, ValueError) as error:
+            raise _unreadable(path, error) from error
+        try:
+            self.fingerprint: int = content["fingerprint"]
+            self.made_of: int = content["made_of"]
+            self._maps: dict[str, Any] = content["maps"]
+        except (KeyError, TypeError) as error:
+            raise _unreadable(path, error) from error
 
     def names(self) -> list[str]:
         """The names of all maps."""
@@ -62,6 +66,11 @@ class Layouts:
     def types(self, name: str) -> tuple[Type, Type]:
         """A map's key and value; for a map of maps, the key and the inner maps' value."""
         return _decoded(self._maps[name]["key"]), _decoded(self._maps[name]["leaf"])
+
+
+def _unreadable(path: Path, error: Exception) -> DatapathError:
+    what = getattr(error, "strerror", None) or "it is damaged"
+    return DatapathError(f"{path}: {what} (`ipbackend unload`, then run again: its connections end)")
 
 
 def leaf_of(program: BPF, name: bytes) -> Type:

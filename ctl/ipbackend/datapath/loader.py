@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bcc import BPF, lib
-
 from ipbackend.abi import Road
 from ipbackend.datapath import syscall
 from ipbackend.datapath.clock import epoch_of, timer_frequency
+from ipbackend.datapath.compiler import BPF, lib
 from ipbackend.datapath.headers import make_header_tree
 from ipbackend.datapath.layout import FILE, SWEEP_ORDERS, Layouts, describe, fingerprint
 from ipbackend.datapath.maps import PINS, Maps
@@ -46,6 +45,10 @@ class Loaded:
         """The roads that packets are not handed on to, or not to ours."""
         ids = {road: syscall.program_id(self._fds[name]) for road, name in ROADS.items()}
         return [road for road, number in ids.items() if maps["roads"].get(int(road)) != number]
+
+    def verified(self) -> dict[str, int]:
+        """How many instructions the kernel's verifier went through, by program."""
+        return {name: syscall.verified_instructions(fd) for name, fd in self._fds.items()}
 
     def close(self) -> None:
         """Let go of all descriptors; what is pinned or attached stays."""
@@ -177,10 +180,13 @@ def load_all(compiled: BPF, kinds: Mapping[str, int]) -> dict[str, int]:
 
 def load(compiled: BPF, name: str, kind: int) -> int:
     """One program's descriptor. XDP programs take frames of several buffers, which BCC's own loading cannot say."""
-    code = compiled.dump_func(name.encode())
+    try:
+        code, licence = compiled.dump_func(name.encode()), lib.bpf_module_license(compiled.module)
+    except Exception as error:  # BCC raises nothing more specific, and ctypes where it is of another version
+        raise DatapathError(f"{name}: BCC does not give it: {error} (install BCC 0.18 or later)") from error
     flags = syscall.F_XDP_HAS_FRAGS if kind == BPF.XDP else 0
     try:
-        return syscall.program_load(kind, code, lib.bpf_module_license(compiled.module), flags, name)
+        return syscall.program_load(kind, code, licence, flags, name)
     except OSError as error:
         said = "\n".join(str(error.filename or "").splitlines()[-_LOG_LINES:])
         raise DatapathError(f"{name}: the kernel does not take it: {error.strerror}\n{said}") from error
