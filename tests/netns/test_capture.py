@@ -144,7 +144,7 @@ def test_what_comes_too_fast_is_left_out_and_counted(gateway: Gateway, lab: Lab,
 def test_one_capture_at_a_time_until_the_daemon_stops(gateway: Gateway, lab: Lab, tmp_path: Path) -> None:
     before, file, none = programs(gateway, lab), tmp_path / "first.pcapng", tmp_path / "second.pcapng"
     process = gateway.begin("capture", "-w", str(file))
-    wait_until(lambda: status(gateway)["capture"] is not None)
+    wait_until(lambda: status(gateway)["capture"] is not None, 90)
     refused = gateway.ask("capture", "-w", str(none))
     assert (refused.returncode, refused.stderr.startswith("Error: capture: another one runs (by ")) == (1, True)
     wrong = gateway.ask("capture", "-w", str(none), "--client", "nowhere")
@@ -166,7 +166,7 @@ def test_one_capture_at_a_time_until_the_daemon_stops(gateway: Gateway, lab: Lab
 def test_a_client_that_goes_away_ends_it(gateway: Gateway, lab: Lab, tmp_path: Path) -> None:
     before = programs(gateway, lab)
     process = gateway.begin("capture", "-w", str(tmp_path / "killed.pcapng"))
-    wait_until(lambda: status(gateway)["capture"] is not None)
+    wait_until(lambda: status(gateway)["capture"] is not None, 90)
     assert programs(gateway, lab).isdisjoint(before)
     with open_many(lab["client"], None, WEB, 5) as crowd:
         process.kill()
@@ -185,7 +185,7 @@ def test_a_daemon_that_is_killed_meanwhile_comes_back_without_or_unloads_all(
     before = programs(gateway, lab)
     process = gateway.begin("capture", "-w", str(tmp_path / "orphan.pcapng"))
     with open_many(lab["client"], None, WEB, 5) as crowd:
-        wait_until(lambda: status(gateway)["capture"] is not None)
+        wait_until(lambda: status(gateway)["capture"] is not None, 90)
         gateway.kill()
         process.wait(timeout=20)
         assert programs(gateway, lab).isdisjoint(before)
@@ -201,7 +201,7 @@ def test_a_daemon_that_is_killed_meanwhile_comes_back_without_or_unloads_all(
     assert not {name for name in pins if "beside" in name}
 
     again = gateway.begin("capture", "-w", str(tmp_path / "orphan.pcapng"))
-    wait_until(lambda: status(gateway)["capture"] is not None)
+    wait_until(lambda: status(gateway)["capture"] is not None, 90)
     gateway.kill()
     again.wait(timeout=20)
     assert "eth0: XDP detached" in gateway.command("unload")
