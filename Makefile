@@ -5,8 +5,8 @@ PROMETHEUS := build/prometheus
 BIN := $(VENV)/bin
 PACKAGES := python3-bpfcc python3-venv linux-libc-dev nftables
 .DEFAULT_GOAL := help
-.PHONY: help setup test fuzz soak bench bench-packet bench-gateway bench-flow-log lint demo lab life picture install \
-	uninstall deb vm-test clean
+.PHONY: help setup test kills fuzz soak bench bench-packet bench-gateway bench-flow-log lint demo lab life picture \
+	install uninstall wheels deb vm-test clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ $(TOOLS)/.made $(PROMETHEUS)/.made: Makefile
 
 test: setup $(TOOLS)/.made $(PROMETHEUS)/.made ## Run all tests: unit, packet (in the kernel) and netns (real links); wants root
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+
+kills: setup ## SIGKILL before every step of all that the daemon does, and 100 restarts; an hour or so; wants root
+	@KILLS=all $(BIN)/python -m pytest tests/netns/test_kills.py $(ARGS)
 
 fuzz: setup ## Five million mutated frames through the program, ten million connections, a thousand random lives; wants root
 	@FUZZ_FRAMES=5000000 MODEL_LIVES=1000 CEILING_LIVES=10000000 $(BIN)/python -m pytest tests/packet/test_fuzz.py tests/packet/test_model.py tests/packet/test_ceilings.py
@@ -90,6 +93,12 @@ install: ## Install on this machine: /opt/ipbackend, the command, a systemd unit
 uninstall: ## Take that away again, and unload the data plane; what is wanted stays
 	@ctl/packaging/uninstall.sh
 
+# What `make install` and `make deb` have pip fetch; on the machine: PIP_NO_INDEX=1 PIP_FIND_LINKS=$PWD/build/wheels
+WHEELS := build/wheels
+wheels: setup ## Fetch what `make install` needs of PyPI to build/wheels, for a machine without a way there (PYTHON=3.13)
+	@$(BIN)/pip download -q --disable-pip-version-check --only-binary=:all: -d $(WHEELS) \
+		$(if $(PYTHON),--python-version $(PYTHON)) . hatchling click-man
+
 DEB := build/deb
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 deb: ## Build a Debian package for this machine's distribution, in build/deb
@@ -103,7 +112,7 @@ deb: ## Build a Debian package for this machine's distribution, in build/deb
 	@ls $(DEB)/*.deb
 
 KERNEL ?= 6.1
-VM_PACKAGES := qemu-system-x86 qemu-utils mmdebstrap debhelper dpkg-dev
+VM_PACKAGES := qemu-system-x86 qemu-utils mmdebstrap vagrant vagrant-libvirt
 vm-test: setup ## A gateway as a virtual machine, and the tests on another kernel: KERNEL=6.1, 6.12 or trixie; as root
 	@$(call install-missing,$(VM_PACKAGES))
 	@mkdir -p build/vm

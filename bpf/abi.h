@@ -26,6 +26,8 @@
 #define DIRECTORY_FACTOR 0x9e3779b97f4a7c15ULL
 #define TICK_SHIFT 4		/* a tick is 16 of the kernel's timer interrupts: 64 ms if there are 250 a second */
 #define SWEEP_SLICE 64		/* slots that one run of the sweep looks at */
+#define UNSWEPT 10		/* seconds without a sweep until openings look for what is over themselves */
+#define RECLAIM_SLICE 32	/* slots that each looks at then */
 #define EVENTS_SIZE 16777216	/* bytes of the ring buffer of events: some 161,000 of them */
 #define REJECTION_INTERVAL 1000000	/* nanoseconds between two rejections that one CPU reports, on average */
 
@@ -78,6 +80,7 @@ enum road {
 	ROAD_OPEN,		/* of no connection yet */
 	ROAD_ICMP,
 	ROAD_REJECT,		/* to be answered */
+	ROAD_RECLAIM,		/* of no connection yet, while nobody sweeps */
 	ROADS
 };
 
@@ -186,6 +189,8 @@ struct gateway {
 	__s64 epoch;		/* nanoseconds of CLOCK_MONOTONIC at which ticks were at 0: the loader's, for readers */
 	__u32 hz;		/* timer interrupts a second: the same */
 	__u32 events;		/* whether anything is to be reported */
+	__u32 swept;		/* tick: when the controller last swept; 0 before it ever did */
+	__u32 pad;
 };
 
 /* What a program leaves for the one that answers a packet, on the same CPU. */
@@ -268,7 +273,8 @@ struct load {
 	__u64 head;		/* of the ring of free slots: the next one out */
 	__u64 tail;		/* the next one in */
 	__u64 half_open_limit;	/* the controller's */
-	__u64 pad[3];
+	__u64 reclaimed;	/* while nobody sweeps: how many slots openings have looked at */
+	__u64 pad[2];
 };
 
 /* An entry of a ring of free slots; both change by one atomic. */

@@ -37,16 +37,16 @@ static __always_inline __u64 next_generation(__u64 state, enum phase phase)
 	return (state & ~(STATE_GENERATION - 1)) + STATE_GENERATION + phase;
 }
 
-static __always_inline struct connection *connection_at(place at)
+static __always_inline struct connection *connection_at(__u64 at)
 {
-	return conntrack.lookup(&at);
+	return conntrack.lookup((__u32 *)&at);
 }
 
 static __always_inline bool has_tuple(const struct connection *connection, const struct tuple *tuple)
 {
-	return connection->client == tuple->saddr && connection->vip == tuple->daddr &&
-	       connection->client_port == tuple->sport && connection->vip_port == tuple->dport &&
-	       connection->protocol == tuple->protocol;
+	return !((connection->client ^ tuple->saddr) | (connection->vip ^ tuple->daddr) |
+		 (connection->client_port ^ tuple->sport) | (connection->vip_port ^ tuple->dport) |
+		 (connection->protocol ^ tuple->protocol));
 }
 
 static __always_inline __u64 hash_of_connection(const struct connection *connection)
@@ -63,9 +63,9 @@ static __always_inline __u64 hash_of_connection(const struct connection *connect
 }
 
 /* The first entry of a bucket that may be the one sought: one of 2^32 that are not is taken for it as well. */
-static __always_inline place candidate_in(__u32 number, __u64 hash)
+static __always_inline place candidate_in(__u64 number, __u64 hash)
 {
-	struct bucket *bucket = flow_index.lookup(&number);
+	struct bucket *bucket = flow_index.lookup((__u32 *)&number);
 	int i;
 
 	if (!bucket)

@@ -8,23 +8,23 @@ static __always_inline __u64 directory_key(__be32 address, __be16 port, __u32 pr
 	return (__u64)address << 32 | (__u32)port << 16 | (protocol == IPPROTO_UDP ? NUMBERS : 0);
 }
 
-static __always_inline struct bucket *addresses_bucket(__u32 index)
+static __always_inline struct bucket *addresses_bucket(__u64 index)
 {
-	return addresses.lookup(&index);
+	return addresses.lookup((__u32 *)&index);
 }
 
-static __always_inline struct bucket *listeners_bucket(__u32 index)
+static __always_inline struct bucket *listeners_bucket(__u64 index)
 {
-	return listeners_by_addr.lookup(&index);
+	return listeners_by_addr.lookup((__u32 *)&index);
 }
 
-static __always_inline struct bucket *endpoints_bucket(__u32 index)
+static __always_inline struct bucket *endpoints_bucket(__u64 index)
 {
-	return endpoints_by_addr.lookup(&index);
+	return endpoints_by_addr.lookup((__u32 *)&index);
 }
 
 /* The number of a key, 0 for none. An entry is in its key's own bucket, or the next ones if that is full. */
-static __always_inline __u32 number_of(__u64 key, struct bucket *(*bucket_at)(__u32), __u32 buckets)
+static __always_inline __u32 number_of(__u64 key, struct bucket *(*bucket_at)(__u64), __u32 buckets)
 {
 	__u32 home = ((key ^ key >> 32) * DIRECTORY_FACTOR) >> 40, number = 0, step;
 	struct bucket *bucket;

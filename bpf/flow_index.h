@@ -46,9 +46,9 @@ static __always_inline __u64 entry_of(__u64 hash, place at)
 	return hash >> 32 << 32 | at;
 }
 
-static __always_inline bool insert_in_bucket(__u32 number, __u64 entry)
+static __always_inline bool insert_in_bucket(__u64 number, __u64 entry)
 {
-	struct bucket *bucket = flow_index.lookup(&number);
+	struct bucket *bucket = flow_index.lookup((__u32 *)&number);
 	int i;
 
 	if (!bucket)
@@ -70,9 +70,9 @@ static __always_inline bool index_insert(__u64 hash, place at)
 	return insert_in_bucket(first_bucket(hash), entry) || insert_in_bucket(second_bucket(hash), entry);
 }
 
-static __always_inline bool delete_from_bucket(__u32 number, __u64 entry)
+static __always_inline bool delete_from_bucket(__u64 number, __u64 entry)
 {
-	struct bucket *bucket = flow_index.lookup(&number);
+	struct bucket *bucket = flow_index.lookup((__u32 *)&number);
 	int i;
 
 	if (!bucket)

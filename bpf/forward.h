@@ -84,6 +84,16 @@ static __always_inline bool find_by_slot(__u32 endpoint, __be16 snat_port, __u32
 	return (flow->state & STATE_PHASE) >= SLOT_SYN_SENT;
 }
 
+/* A new connection; where the controller has not swept for long, what is over makes room for it first. */
+static __always_inline enum verdict take_opening(struct packet *pkt)
+{
+	struct gateway *settings = gateway.lookup(&(__u32){ 0 });
+
+	if (settings && settings->swept && (__s32)(now() - settings->swept) > (__s32)ticks_of(UNSWEPT))
+		return take(pkt, ROAD_RECLAIM);
+	return take(pkt, ROAD_OPEN);
+}
+
 /*
  * To a VIP: on through its connection, if there is one. A new connection on the tuple of one that has ended is
  * for the road that opens.
@@ -91,9 +101,9 @@ static __always_inline bool find_by_slot(__u32 endpoint, __be16 snat_port, __u32
 static __always_inline enum verdict from_client(struct packet *pkt, struct flow *flow, struct way_out *out)
 {
 	if (!find_quickly(hash_of(&pkt->tuple), &pkt->tuple, flow))
-		return take(pkt, ROAD_OPEN);
+		return take_opening(pkt);
 	if ((flow->state & STATE_PHASE) >= SLOT_CLOSED && opens(pkt))
-		return take(pkt, ROAD_OPEN);
+		return take_opening(pkt);
 	return to_member(flow, out);
 }
 

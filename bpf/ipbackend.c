@@ -30,6 +30,8 @@
 #include "icmp.h"
 #include "reject.h"
 #include "sweep.h"
+#include "guard.h"
+#include "reclaim.h"
 #include "quiet.h"
 
 static __always_inline int action_of(enum verdict verdict, struct packet *pkt)
@@ -91,6 +93,8 @@ int ipbackend(struct xdp_md *ctx)
 	if (verdict == NEXT_STEP) {
 		if (pkt.road == ROAD_OPEN)
 			roads.call(ctx, ROAD_OPEN);
+		else if (pkt.road == ROAD_RECLAIM)
+			roads.call(ctx, ROAD_RECLAIM);
 		else if (pkt.road == ROAD_ICMP)
 			roads.call(ctx, ROAD_ICMP);
 		else
@@ -109,6 +113,8 @@ int ipbackend_uncommon(struct xdp_md *ctx)
 	if (verdict == NEXT_STEP) {
 		if (pkt.road == ROAD_ICMP)
 			roads.call(ctx, ROAD_ICMP);
+		else if (pkt.road == ROAD_RECLAIM)
+			roads.call(ctx, ROAD_RECLAIM);
 		else
 			roads.call(ctx, ROAD_OPEN);
 		verdict = DROP_NO_ROAD;
@@ -143,6 +149,22 @@ int ipbackend_reject(struct xdp_md *ctx)
 	struct packet pkt = { .ctx = ctx };
 
 	return leave(&pkt, reject(&pkt));
+}
+
+/* The same road, while nobody sweeps. */
+int ipbackend_reclaim(struct xdp_md *ctx)
+{
+	struct packet pkt = { .ctx = ctx };
+
+	reclaim(&pkt);
+	roads.call(ctx, ROAD_OPEN);
+	return leave(&pkt, DROP_NO_ROAD);
+}
+
+/* Stands behind XDP, where packets enter the kernel: while XDP is away, connections wait instead of being reset. */
+int ipbackend_guard(struct __sk_buff *skb)
+{
+	return guard(skb);
 }
 
 /* Run by the controller on a frame that is a struct sweep; looks at SWEEP_SLICE slots from its cursor on. */

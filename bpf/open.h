@@ -3,24 +3,24 @@
 #ifndef IPBACKEND_OPEN_H
 #define IPBACKEND_OPEN_H
 
-#define SLOT_TRIES 4		/* slots to try: one that is being swept at this moment is put back */
 #define RIVAL_TRIES 4
 
-static __always_inline bool find_in_bucket(__u32 number, __u64 hash, const struct tuple *tuple,
+static __always_inline bool find_in_bucket(__u64 number, __u64 hash, const struct tuple *tuple,
 					   enum phase last, place not_at, struct flow *flow)
 {
-	struct bucket *bucket = flow_index.lookup(&number);
+	struct bucket *bucket = flow_index.lookup((__u32 *)&number);
 	struct connection *connection;
 	__u64 entry, phase;
 	int i;
 
 	if (!bucket)
 		return false;
+#pragma clang loop unroll(disable)
 	for (i = 0; i < BUCKET_ENTRIES; i++) {
 		entry = bucket->entry[i];
 		if (entry >> 32 != hash >> 32 || (place)entry == not_at)
 			continue;
-		connection = connection_at(entry);
+		connection = connection_at((place)entry);
 		if (!connection)
 			continue;
 		flow->state = state_of(connection);
@@ -42,23 +42,23 @@ static __always_inline bool find_flow(__u64 hash, const struct tuple *tuple, enu
 	       find_in_bucket(second_bucket(hash), hash, tuple, last, not_at, flow);
 }
 
-/* The slot for our own: what it held before leaves the index, and no one else touches it now. */
-static __always_inline struct connection *seize(place at, __u64 *state)
+/* Whether the slot is our own: what it held before leaves the index, and no one else touches it from now on. */
+static __always_inline bool seize(struct flow *flow)
 {
-	struct connection *connection = connection_at(at);
 	__u64 have;
 
-	if (!connection)
-		return NULL;
-	have = state_of(connection);
+	flow->connection = connection_at(flow->at);
+	if (!flow->connection)
+		return false;
+	have = state_of(flow->connection);
 	if ((have & STATE_PHASE) != SLOT_FREE && (have & STATE_PHASE) < SLOT_CLOSED)
-		return NULL;
-	*state = next_generation(have, SLOT_BUSY);
-	if (!change_state(connection, have, *state))
-		return NULL;
+		return false;
+	flow->state = next_generation(have, SLOT_BUSY);
+	if (!change_state(flow->connection, have, flow->state))
+		return false;
 	if ((have & STATE_PHASE) >= SLOT_CLOSED)
-		index_delete(hash_of_connection(connection), at);
-	return connection;
+		index_delete(hash_of_connection(flow->connection), flow->at);
+	return true;
 }
 
 static __always_inline void fill(struct connection *connection, const struct packet *pkt, __u32 number,
@@ -83,43 +83,58 @@ static __always_inline void fill(struct connection *connection, const struct pac
 }
 
 /*
- * Two CPUs may publish the same tuple at once. Each looks for a rival after its own entry is in: an open rival
- * wins; of two pending ones the lower place wins and cancels the other. Our own change from pending to open
- * fails if a rival cancelled us before, so exactly one comes out open.
+ * Two CPUs may publish the same tuple at once. Each looks for a rival after its own entry is in: one that is open,
+ * or was so meanwhile, wins; of two pending ones the lower place wins and cancels the other. Our own change from
+ * pending to open fails if a rival cancelled us before, so exactly one comes out open, and packets find no other.
  */
-static __always_inline bool confirm(struct flow *flow, __u64 hash, const struct tuple *tuple, enum phase phase,
-				    struct flow *rival)
+static __always_inline bool confirm(struct flow *flow, __u64 hash, const struct tuple *tuple, enum phase phase)
 {
 	__u64 have = flow->state;
+	struct flow rival = {};
 	int i;
 
+#pragma clang loop unroll(disable)
 	for (i = 0; i < RIVAL_TRIES; i++) {
-		if (!find_flow(hash, tuple, SLOT_CLOSING, flow->at, rival)) {
+		if (!find_flow(hash, tuple, SLOT_EXPIRED, flow->at, &rival)) {
 			flow->state = with_phase(have, phase);
 			return change_state(flow->connection, have, flow->state);
 		}
-		if ((rival->state & STATE_PHASE) != SLOT_PENDING || rival->at < flow->at)
+		if ((rival.state & STATE_PHASE) != SLOT_PENDING || rival.at < flow->at)
 			return false;
-		change_state(rival->connection, rival->state, with_phase(rival->state, SLOT_CANCELLED));
+		change_state(rival.connection, rival.state, with_phase(rival.state, SLOT_CANCELLED));
 	}
 	return false;		/* more rivals than that: better none than two */
+}
+
+/* Into the index, and open; free again if it cannot be. */
+static __always_inline enum verdict publish(__u64 hash, const struct tuple *tuple, enum phase phase, struct flow *flow)
+{
+	enum verdict verdict = DROP_INDEX_FULL;
+
+	flow->state = with_phase(flow->state, SLOT_PENDING);
+	set_state(flow->connection, flow->state);
+	if (index_insert(hash, flow->at)) {
+		if (confirm(flow, hash, tuple, phase))
+			return FORWARD_OPENED;
+		index_delete(hash, flow->at);
+		verdict = DROP_NOT_OPENED;
+	}
+	set_state(flow->connection, with_phase(flow->state, SLOT_FREE));
+	return verdict;
 }
 
 /* A member, one of its slots, and the index. NEXT_STEP: another try may find a member with room. */
 static __always_inline enum verdict claim(const struct packet *pkt, __u64 hash, __u32 number,
 					  const struct listener *listener, struct flow *flow)
 {
-	struct connection *connection = NULL;
 	struct listener_count *listener_count;
 	struct endpoint_count *endpoint_count;
 	__u32 endpoint = 0;
 	struct endpoint *member;
 	struct load *its_load;
-	struct flow rival = {};
 	enum verdict verdict;
 	enum phase phase;
 	__u64 counts;
-	int i;
 
 	phase = forgotten(is_tcp(pkt) ? SLOT_SYN_SENT : SLOT_ESTABLISHED, hash);
 	counts = forgotten(counts_for(phase), hash);
@@ -131,34 +146,18 @@ static __always_inline enum verdict claim(const struct packet *pkt, __u64 hash, 
 	its_load = load.lookup(&endpoint);
 	if (!member || !its_load)
 		return DROP_NOT_OPENED;
-	for (i = 0; !connection && i < SLOT_TRIES; i++) {
-		flow->at = take_slot(member, its_load);
-		if (flow->at == NOWHERE)
-			break;
-		connection = seize(flow->at, &flow->state);
-		if (!connection)
-			give_slot(member, its_load, flow->at);
-	}
-	if (!connection) {
+	flow->at = take_slot(member, its_load);
+	if (flow->at == NOWHERE) {
 		count_less(its_load, counts);
 		return DROP_NOT_OPENED;
 	}
-
-	fill(connection, pkt, number, listener, endpoint);
-	count_anew(flow->at, pkt->length);
-	flow->connection = connection;
-	flow->state = with_phase(flow->state, SLOT_PENDING);
-	set_state(connection, flow->state);
-
-	verdict = FORWARD_OPENED;
-	if (!index_insert(hash, flow->at)) {
-		verdict = DROP_INDEX_FULL;
-	} else if (!confirm(flow, hash, &pkt->tuple, phase, &rival)) {
-		index_delete(hash, flow->at);
-		verdict = DROP_NOT_OPENED;
+	verdict = NEXT_STEP;	/* unless it can be had: one that is being swept at this moment cannot */
+	if (seize(flow)) {
+		fill(flow->connection, pkt, number, listener, endpoint);
+		count_anew(flow->at, pkt->length);
+		verdict = publish(hash, &pkt->tuple, phase, flow);
 	}
 	if (verdict != FORWARD_OPENED) {
-		set_state(connection, with_phase(flow->state, SLOT_FREE));
 		give_slot(member, its_load, flow->at);
 		count_less(its_load, counts);
 		return verdict;
@@ -206,9 +205,11 @@ static __always_inline enum verdict find_or_open(struct packet *pkt, struct flow
 	if (find_flow(hash, &pkt->tuple, SLOT_EXPIRED, NOWHERE, flow)) {
 		if ((flow->state & STATE_PHASE) < SLOT_CLOSED)
 			return FORWARD_REQUEST;
+		if (opens(pkt))
+			vacate(flow->connection, flow->state, flow->at);
+		flow->connection = NULL;
 		if (!opens(pkt))	/* it has ended between two roads: the next packet is told */
 			return DROP_NO_CONNECTION;
-		vacate(flow->connection, flow->state, flow->at);
 	}
 	if (pkt->tcp_flags & TCP_RST)
 		return DROP_NO_CONNECTION;
@@ -224,8 +225,6 @@ static __always_inline enum verdict find_or_open(struct packet *pkt, struct flow
 	pkt->tcp_flags = forgotten(pkt->tcp_flags, hash);
 
 	listener = *(volatile struct listener *)there;	/* as it is now, for what is taken and given back */
-	*flow = (struct flow){};
-
 	verdict = enter(pkt, number, &listener);
 	if (verdict == NEXT_STEP) {
 		listener.limit = forgotten(listener.limit, hash);	/* what has been judged by */
@@ -236,11 +235,13 @@ static __always_inline enum verdict find_or_open(struct packet *pkt, struct flow
 			return verdict;
 		take_back(pkt, number, &listener);
 	}
+	verdict = forgotten(verdict, hash);
 	if (find_flow(hash, &pkt->tuple, SLOT_CLOSING, NOWHERE, flow))
 		return FORWARD_REQUEST;
+	flow->connection = NULL;
 	if (verdict == NEXT_STEP)
 		return take(pkt, ROAD_OPEN);
-	count_refusal(number, forgotten(verdict, hash));
+	count_refusal(number, verdict);
 	return verdict;
 }
 
@@ -258,10 +259,10 @@ static __always_inline enum verdict open_or_refuse(struct packet *pkt)
 	if (!pkt->ports || role >> ROLE_SHIFT != ROLE_VIP)
 		return DROP_NO_CONNECTION;
 	verdict = find_or_open(pkt, &flow);
+	if (!flow.connection)
+		return verdict == NEXT_STEP ? verdict : refused(pkt, verdict);
 	if (verdict == FORWARD_OPENED)
 		report(flow.connection, flow.at, flow.state, EVENT_OPENED, 0);
-	if (verdict != FORWARD_OPENED && verdict != FORWARD_REQUEST)
-		return refused(pkt, verdict);
 	way = to_member(&flow, &out);
 	if (way == FORWARD_REQUEST)
 		way = fits(pkt, out.mtu, FORWARD_REQUEST);

@@ -108,6 +108,7 @@ static __always_inline void note_ip(struct packet *pkt, struct iphdr *ip)
 /* A whole TCP or UDP header whose own lengths agree with the datagram's; NEXT_STEP if so. */
 static __always_inline enum verdict parse_transport(struct packet *pkt, void *transport, __u32 room)
 {
+	room = unrelated(room);
 	if (is_tcp(pkt)) {
 		struct tcphdr *tcp = transport;
 
@@ -181,7 +182,7 @@ static __always_inline enum verdict parse_ip(struct packet *pkt)
 	} else if (eth->h_proto != bpf_htons(ETH_P_IP)) {
 		return PASS_NOT_OURS;
 	}
-	asm volatile("" : "+r"(header));	/* one state to the verifier, not two */
+	header = forgotten(header, *(const __u32 *)eth->h_dest);
 	ip = (void *)eth + (header & 31);
 	if ((void *)(ip + 1) > pkt->end)
 		return PASS_NOT_OURS;

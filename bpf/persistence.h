@@ -6,7 +6,7 @@
 #define MEMBER_ROWS 64
 #define ENDPOINT_ID (MAX_ENDPOINTS - 1)	/* of a member's word, the bits that are it */
 
-static __always_inline struct pool_row *row_of(void *pool, __u32 index)
+static __always_inline struct pool_row *row_of(void *pool, __u64 index)
 {
 	return bpf_map_lookup_elem(pool, &index);
 }

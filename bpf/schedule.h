@@ -55,8 +55,8 @@ static __always_inline __u64 source_hash(const struct tuple *tuple, __u32 algori
  */
 static __always_inline bool consider(const struct draw *draw, __u64 word, struct choice *best)
 {
-	__u32 endpoint = word & ENDPOINT_ID;
-	struct load *its_load = load.lookup(&endpoint);
+	__u64 endpoint = word & ENDPOINT_ID;
+	struct load *its_load = load.lookup((__u32 *)&endpoint);
 	__u64 drawn = (draw->seed ^ endpoint) * GOLDEN, counts, score, better;
 	__s64 over, by;
 
@@ -130,9 +130,9 @@ static __always_inline void choose(struct draw *draw, struct cursor *cursor, str
 }
 
 /* The endpoint, if it has room; else 0. */
-static __always_inline __u32 with_room(__u32 endpoint)
+static __always_inline __u32 with_room(__u64 endpoint)
 {
-	struct load *its_load = load.lookup(&endpoint);
+	struct load *its_load = load.lookup((__u32 *)&endpoint);
 
 	return its_load && has_room(its_load, counts_of(its_load)) ? endpoint : 0;
 }
@@ -161,6 +161,7 @@ static __always_inline enum verdict schedule(const struct tuple *tuple, __u32 nu
 	draw.algorithm = header->word[POOL_ALGORITHM];
 	draw.by_source = -(__u64)(draw.algorithm >> 1 & 1);
 	draw.seed = source_hash(tuple, draw.algorithm);
+	draw.by_source = forgotten(draw.by_source, draw.seed);
 	seconds = header->word[POOL_PERSISTENCE];
 
 	if (seconds)

@@ -74,9 +74,9 @@ static __always_inline void count_less(struct load *load, __u64 less)
  */
 static __always_inline __u64 *entry_at(const struct endpoint *endpoint, __u64 position, __u64 round)
 {
-	__u32 at = endpoint->first + (position - round * endpoint->slots);
+	__u64 at = endpoint->first + (position - round * endpoint->slots);
 
-	return (__u64 *)free_slots.lookup(&at);
+	return (__u64 *)free_slots.lookup((__u32 *)&at);
 }
 
 /* Whether an entry became `want`; `have` is what it was before that, or what it is now. */
@@ -100,12 +100,18 @@ static __always_inline bool may_be_put(__u64 entry, __u64 round)
 	return is_of(entry, (place)entry == NOWHERE ? round : round - 1);
 }
 
+/* Whether there is a position with a slot, or with one that is about to be put: who draws others makes givers seek. */
+static __always_inline bool is_left(const struct load *load)
+{
+	return (__s64)(*(volatile const __u64 *)&load->tail - *(volatile const __u64 *)&load->head) > 0;
+}
+
 static __always_inline place take_slot(const struct endpoint *endpoint, struct load *load)
 {
 	__u64 position, round, next, have, *entry;
 	int i;
 
-	for (i = 0; i < RING_TRIES; i++) {
+	for (i = 0; i < RING_TRIES && is_left(load); i++) {
 		position = __sync_fetch_and_add(&load->head, 1);
 		round = position / endpoint->slots;
 		next = (round + 1) << ROUND_SHIFT;

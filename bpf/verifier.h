@@ -1,15 +1,23 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What keeps the kernel's verifier from going through the same code again and again. It does nothing to a packet. */
+/*
+ * What keeps the kernel's verifier from going through the same code again and again. It does nothing to a packet.
+ *
+ * Two more habits do the same. Keys of arrays on the paths that fork most are eight bytes of which the kernel reads
+ * four: after a shorter store old verifiers hold that what the rest of the eight was before is still used, and two
+ * ways that differ in it never become one again. And a loop has one way from one round to the next: of several, the
+ * verifier goes through all those behind each round anew, since it soon forgets which of so many states it has seen.
+ */
 #ifndef IPBACKEND_VERIFIER_H
 #define IPBACKEND_VERIFIER_H
 
 /*
  * The same number, of which the verifier knows nothing any more: else it would go through what follows anew for
- * each value that it can have. `unknown` is any number of which it knows nothing, such as an address.
+ * each value that it can have. `unknown` is any number of which it knows nothing, such as an address; and as many
+ * bits are forgotten as it has, so a whole word takes one such as a hash.
  */
-static __always_inline __u64 forgotten(__u64 number, __u32 unknown)
+static __always_inline __u64 forgotten(__u64 number, __u64 unknown)
 {
-	asm volatile("%0 ^= %1\n%0 ^= %1" : "+r"(number) : "r"((__u64)unknown));
+	asm volatile("%0 ^= %1\n%0 ^= %1" : "+r"(number) : "r"(unknown));
 	return number;
 }
 
@@ -31,6 +39,16 @@ static __always_inline __u32 bounded(__u32 length)
 {
 	asm volatile("%0 &= 0xffff" : "+r"(length));
 	return length;
+}
+
+/*
+ * The same number, of which the compiler knows nothing any more. From LLVM 17 on it leaves out a check against the
+ * packet's end that follows from an earlier one and this number; the verifier does not see that it follows.
+ */
+static __always_inline __u32 unrelated(__u32 number)
+{
+	asm volatile("" : "+r"(number));
+	return number;
 }
 
 #endif

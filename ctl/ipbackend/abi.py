@@ -48,6 +48,7 @@ class Road(IntEnum):
     OPEN = auto()
     ICMP = auto()
     REJECT = auto()
+    RECLAIM = auto()
 
 
 class Role(IntEnum):
@@ -149,6 +150,8 @@ STATE_TOLD_MEMBER = 0x1000
 STATE_GENERATION = 0x10000
 TICK_SHIFT = 4
 SWEEP_SLICE = 64
+UNSWEPT = 10
+RECLAIM_SLICE = 32
 EVENTS_SIZE = 16777216
 REJECTION_INTERVAL = 1000000
 MAX_LISTENERS = 16384  # and pools

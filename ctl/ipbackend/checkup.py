@@ -55,7 +55,8 @@ def _loaded(run_directory: Path, here: Host) -> int | None:
     """The id of our program, if one is pinned that we may look at."""
     if not here.bcc:
         return None
-    from ipbackend.datapath.loader import ENTRY, pinned_program  # imports BCC, which may not be there
+    from ipbackend.datapath.loader import pinned_program  # imports BCC, which may not be there
+    from ipbackend.datapath.pins import ENTRY
 
     try:
         fd = pinned_program(run_directory, ENTRY)

@@ -21,7 +21,7 @@ from ipbackend.drains import NO_DELAYS, Claim, Drain, Drains, Stage
 from ipbackend.edits import Edit
 from ipbackend.errors import ConfigurationError, IpbackendError, Kind, NotRunningError, Problem
 from ipbackend.finding import Finding
-from ipbackend.forwarding import Forwarding, unload
+from ipbackend.forwarding import Forwarding, Look, unload
 from ipbackend.health.book import Book
 from ipbackend.model import EndpointKey, Gateway
 from ipbackend.network import Network
@@ -58,6 +58,7 @@ class Control:
         self._skipped, self._patience = 0, 1  # refreshes since the last attempt to load, and before the next one
         self.problem = ""  # why not everything is as wanted, or nothing
         self.drift: list[str] = []  # what others changed, as the last refresh found it
+        self._left: list[str] = []  # what of it was not put back
         self._watch = Watch()
         self._differing: Mapping[str, Difference] = {}  # books that must say the same and do not
         self.audited: list[str] = []  # what does not agree with the slots, a line each
@@ -178,21 +179,31 @@ class Control:
         self.weigh()  # what could not be entered when it was told
         try:
             with instruments.timed(instruments.refreshes):
-                drift = self._forwarding.refresh(self.configuration, self._observe)
+                look = self._forwarding.refresh(self.configuration, self._observe)
         except IpbackendError as error:
             self._failed(error)
             return
-        if drift != self.drift or not self._observe:
-            for line in drift[:SHOWN]:
-                log.warning("drift: %s%s", line, " (only observed)" if self._observe else ", put back")
-            if len(drift) > SHOWN:
-                log.warning("drift: %d more", len(drift) - SHOWN)
-            instruments.drift_found.inc(len(drift))
-            instruments.drift_repaired.inc(0 if self._observe else len(drift))
-        self.drift = drift
-        if self.problem:
+        self._tell(look)
+        self.drift = look.drift
+        if look.problems:
+            self._failed(IpbackendError("; ".join(look.problems)))
+        elif self.problem:
             log.info("everything is as wanted again")
-        self.problem = ""
+            self.problem = ""
+
+    def _tell(self, look: Look) -> None:
+        """What was put back, and what else is new."""
+        put_back = [line for line in look.drift if line not in look.left]
+        left = [line for line in look.left if line not in self._left]
+        lines = [f"{line}, put back" for line in put_back]
+        lines += [f"{line} ({'only observed' if self._observe else 'not put back'})" for line in left]
+        for line in lines[:SHOWN]:
+            log.warning("drift: %s", line)
+        if len(lines) > SHOWN:
+            log.warning("drift: %d more", len(lines) - SHOWN)
+        instruments.drift_found.inc(len(lines))
+        instruments.drift_repaired.inc(len(put_back))
+        self._left = look.left
 
     def weigh(self) -> None:
         """Have new connections go to those who serve, by what the book says now; what the others have drains."""
@@ -209,7 +220,9 @@ class Control:
 
     def sweep(self) -> None:
         """End what has been silent for too long, or whose delay has run out."""
-        if self._forwarding:
+        if self._forwarding is None:
+            return
+        with self._going_on():
             with instruments.timed(instruments.sweeps):
                 looked = self._forwarding.sweep()
             instruments.swept.inc(looked)
@@ -219,7 +232,8 @@ class Control:
     def tell(self) -> None:
         """Have some more ends told that their connections are over."""
         if self._forwarding:
-            self._forwarding.tell()
+            with self._going_on():
+                self._forwarding.tell()
 
     @property
     def telling(self) -> bool:
@@ -231,7 +245,8 @@ class Control:
         if self._forwarding is None:
             self._differing = {}
             return
-        with instruments.timed(instruments.checks):
+        differing: Mapping[str, Difference] = self._differing
+        with self._going_on(), instruments.timed(instruments.checks):
             differing = self._watch.take(iter(self._view(self._forwarding).differences, None))
         for what in differing.keys() - self._differing.keys():
             log.error("the books do not balance: %s: they differ by %s", what, differing[what])
@@ -251,7 +266,7 @@ class Control:
             return
         auditor = self._forwarding.auditor
         rounds = auditor.rounds
-        with instruments.timed(instruments.audits):
+        with self._going_on(), instruments.timed(instruments.audits):
             auditor.step()
         differing = auditor.differences
         added = [line for line in differing if line not in self.audited]
@@ -342,9 +357,9 @@ class Control:
         self.book.follow(self.configuration)
         self.followed()
 
-    def _apply(self, _: Configuration, want: Configuration) -> None:
+    def _apply(self, have: Configuration, want: Configuration) -> None:
         if self._forwarding:
-            self._forwarding.apply(want, self.book.shares(want))
+            self._forwarding.apply(have, want, self.book.shares(want))
 
     def _reload(self, have: Configuration, want: Configuration) -> None:
         """A data plane made anew; where only its programs are, they take the place of those that forward, at once.
@@ -380,6 +395,14 @@ class Control:
         if self._forwarding:
             self._forwarding.close()
             self._forwarding = None
+
+    @contextlib.contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """What fails now is tried again in its turn."""
+        try:
+            yield
+        except IpbackendError as error:
+            self._failed(error)
 
     def _failed(self, error: IpbackendError) -> None:
         if str(error) != self.problem:

@@ -63,6 +63,7 @@ class Service:
         self._flows = flows
         self._capture_asked = False
         self.capturing: Capturing | None = None
+        self._scraping: asyncio.Future[str] | None = None
 
     @property
     def configuration(self) -> Configuration:
@@ -133,14 +134,16 @@ class Service:
         return self._control.drains
 
     async def metrics(self) -> str:
-        """A Prometheus scrape, written on a thread of its own."""
-        return await asyncio.to_thread(self._scrape)
+        """A Prometheus scrape, written on a thread of its own; who comes meanwhile gets the same."""
+        if self._scraping is None or self._scraping.done():
+            self._scraping = asyncio.ensure_future(asyncio.to_thread(self._scrape))
+        return await asyncio.shield(self._scraping)
 
     def _scrape(self) -> str:
         control = self._control
         state = metrics.State(
             forwarding=control.forwarding,
-            problem=bool(control.problem),
+            problem=bool(control.problem or self.flow_log.problem),
             drift=len(control.drift),
             unbalanced=len(control.unbalanced),
             audited=len(control.audited),
@@ -217,6 +220,7 @@ def run(run_directory: Path, store: Path, observe: bool = False, scraped: tuple[
 
     `scraped`: an address and a TCP port where metrics, and nothing else, can be read as well.
     """
+    os.umask(0o077)  # whatever we were started with; what others may use says so itself
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with _lock(run_directory):
@@ -348,8 +352,10 @@ def unload(run_directory: Path) -> list[str]:
 def _lock(run_directory: Path) -> Iterator[None]:
     """One daemon for a run directory."""
     try:
-        run_directory.mkdir(parents=True, exist_ok=True)
-        lock = (run_directory / "lock").open("w")
+        if not run_directory.is_dir():
+            run_directory.mkdir(parents=True)
+            run_directory.chmod(0o755)  # the group's way to the socket
+        lock = os.fdopen(_opened_alone(run_directory / "lock"), "w")
     except OSError as error:
         raise DatapathError(f"{error.filename}: {error.strerror} (run as root)") from error
     with lock:
@@ -358,6 +364,13 @@ def _lock(run_directory: Path) -> Iterator[None]:
         except BlockingIOError:
             raise DatapathError(f"{run_directory}: another ipbackend is running here (stop it first)") from None
         yield
+
+
+def _opened_alone(path: Path) -> int:
+    """A file that nobody else can open, hence not lock."""
+    opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    os.fchmod(opened, 0o600)
+    return opened
 
 
 def _notify(state: str) -> None:

@@ -9,57 +9,18 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
 
+from ipbackend import drivers
 from ipbackend.finding import Finding
 from ipbackend.host import Host
 from ipbackend.links import Link, Route, Xdp
 from ipbackend.model import AttachMode
 from ipbackend.network import ROUTE_PROTOCOL
 
-ONE_BUFFER = 3_506  # bytes of IP in a page beside its headroom and what the kernel keeps of it (veth, virtio_net)
 _NO_MEMLOCK = (5, 11)  # from there on maps are charged to the memory cgroup
 _NOT_ALLOWED = "Operation not permitted"
 _SLOW_CLOCKS = ("acpi_pm", "hpet", "jiffies", "refined-jiffies")
 _MIB = 1 << 20
 _NAMED = 8  # next hops that are told one by one where all is well
-# Drivers with native XDP up to Linux 6.3, where the kernel began to say so itself.
-_NATIVE = frozenset(
-    [
-        "atlantic",
-        "bnxt_en",
-        "cpsw",
-        "dpaa2-eth",
-        "ena",
-        "fec",
-        "fsl_dpa",
-        "gve",
-        "hv_netvsc",
-        "i40e",
-        "ice",
-        "igb",
-        "igc",
-        "ixgbe",
-        "ixgbevf",
-        "lan966x",
-        "mana",
-        "mlx4_en",
-        "mlx5_core",
-        "mtk_soc_eth",
-        "mvneta",
-        "mvpp2",
-        "nfp",
-        "nicvf",
-        "qede",
-        "sfc",
-        "stmmac",
-        "thunder-nicvf",
-        "tsnep",
-        "tun",
-        "veth",
-        "virtio_net",
-        "vmxnet3",
-        "xen-netfront",
-    ]
-)
 
 
 class Hop(NamedTuple):
@@ -116,7 +77,7 @@ def _bcc(host: Host) -> Iterator[Finding]:
         remedy = (
             "apt install python3-bpfcc, and a venv of /usr/bin/python3 with --system-site-packages; PyPI's is another"
         )
-        yield Finding("BCC", False, f"Python cannot import it: {host.without_bcc}", remedy)
+        yield Finding("BCC", False, f"it cannot be used: {host.without_bcc}", remedy)
         return
     yield Finding("BCC", True, host.bcc)
     if host.without_headers:
@@ -185,7 +146,7 @@ def of_link(link: Link, others: Mapping[str, Link], mode: AttachMode, ours: int 
     yield _driver(link, mode)
     yield from _program(link, mode, ours)
     yield from _mtu(link, mode)
-    yield from _queues(link, cpus)
+    yield from _queues(link, mode, cpus)
     yield from _offloads(link, others, mode)
     yield from _sysctls(link)
     if link.master:
@@ -195,7 +156,7 @@ def of_link(link: Link, others: Mapping[str, Link], mode: AttachMode, ours: int 
 
 def can_native(link: Link) -> bool:
     """Whether its driver has native XDP, as the kernel says, or as is known of it."""
-    return Xdp.BASIC in link.xdp if link.xdp is not None else link.driver in _NATIVE
+    return Xdp.BASIC in link.xdp if link.xdp is not None else link.driver in drivers.NATIVE
 
 
 def _driver(link: Link, mode: AttachMode) -> Finding:
@@ -233,30 +194,40 @@ def _program(link: Link, mode: AttachMode, ours: int | None) -> Iterator[Finding
 
 
 def _mtu(link: Link, mode: AttachMode) -> Iterator[Finding]:
-    if link.mtu <= ONE_BUFFER or mode is AttachMode.GENERIC or not can_native(link):
+    largest = drivers.largest_mtu(link.driver)
+    if link.mtu <= largest or mode is AttachMode.GENERIC or not can_native(link):
         return
-    if link.xdp is None:
-        what = f"MTU {link.mtu:,} is more than one buffer ({ONE_BUFFER:,}); whether its driver does more is not known"
+    if link.xdp is None and not drivers.knows_largest_mtu(link.driver):
+        what = f"MTU {link.mtu:,} is more than one buffer ({largest:,}); whether its driver does more is not known"
         yield Finding(link.name, None, what, "attaching shows: native mode is refused, or works")
-    elif Xdp.RX_SG in link.xdp:
+    elif link.xdp is not None and Xdp.RX_SG in link.xdp:
         yield Finding(link.name, True, f"MTU {link.mtu:,}: its driver has XDP for frames in several buffers")
     else:
-        what = f"MTU {link.mtu:,} is more than one buffer ({ONE_BUFFER:,}), and its driver has no XDP for several"
-        remedy = f'`ip link set {link.name} mtu {ONE_BUFFER}`, or gateway.attach_mode = "generic"'
+        what = f"MTU {link.mtu:,} is more than one buffer ({largest:,}), and its driver has no XDP for several"
+        remedy = f'`ip link set {link.name} mtu {largest}`, or gateway.attach_mode = "generic"'
         yield Finding(link.name, False, what, remedy)
 
 
-def _queues(link: Link, cpus: int) -> Iterator[Finding]:
+def _queues(link: Link, mode: AttachMode, cpus: int) -> Iterator[Finding]:
+    native = mode is not AttachMode.GENERIC and can_native(link)
+    most = drivers.most_queues(link.driver, link.most_queues) if native else link.most_queues
     fewer = min(link.rx_queues, link.tx_queues)
-    if not link.rx_queues or fewer >= cpus:
-        return
-    what = f"{link.rx_queues} receive and {link.tx_queues} send queues for {cpus} CPUs: not all of them share the work"
-    if link.most_queues > fewer:
-        many = min(link.most_queues, cpus)
-        how = f"rx {many} tx {many}" if link.kind == "veth" else f"combined {many}"
-        yield Finding(link.name, None, what, f"`ethtool -L {link.name} {how}`")
-    else:
-        yield Finding(link.name, None, what, "it has no more; a virtual machine's card may be given more from outside")
+    if most < link.most_queues and link.rx_queues > most:
+        what = f"{link.rx_queues} of {link.most_queues} queues are in use: native XDP is refused with more than half"
+        remedy = _set_queues(link, most) if most else 'gateway.attach_mode = "generic", or a larger machine'
+        yield Finding(link.name, False, what, remedy)
+    elif link.rx_queues and fewer < cpus:
+        what = f"{link.rx_queues} receive and {link.tx_queues} send queues for {cpus} CPUs: not all of them share it"
+        none = "it has no more; a virtual machine's card may be given more from outside"
+        yield Finding(link.name, None, what, _set_queues(link, min(most, cpus)) if most > fewer else none)
+    elif native and link.driver == "virtio_net" and link.rx_queues + cpus > link.most_queues:
+        what = "no queues are left over for what XDP sends: CPUs wait for each other at the others' (`dmesg`: locked)"
+        yield Finding(link.name, None, what, f"give its card {2 * cpus} queues from outside, and use {cpus}")
+
+
+def _set_queues(link: Link, many: int) -> str:
+    how = f"rx {many} tx {many}" if "veth" in (link.kind, link.driver) or link.driver == "gve" else f"combined {many}"
+    return f"`ethtool -L {link.name} {how}`"
 
 
 def _offloads(link: Link, others: Mapping[str, Link], mode: AttachMode) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ import select
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from ipbackend import preparation
 from ipbackend.abi import SweepMode
@@ -20,18 +21,21 @@ from ipbackend.connections import Target
 from ipbackend.datapath import syscall
 from ipbackend.datapath.audit import Auditor
 from ipbackend.datapath.capture import Capture
+from ipbackend.datapath.layout import FILE
 from ipbackend.datapath.loader import Loaded, Program, entries, unpin
 from ipbackend.datapath.maps import Maps
+from ipbackend.datapath.pins import Pins, rescue
 from ipbackend.datapath.tables import Tables
 from ipbackend.departures import Departures
 from ipbackend.drains import Claim, Drains
 from ipbackend.edits import find
+from ipbackend.errors import IpbackendError, NetworkError
 from ipbackend.farewell import Farewell
 from ipbackend.finding import Finding
 from ipbackend.model import AttachMode, EndpointKey, Gateway, Protocol
 from ipbackend.network import Interface, Network
 from ipbackend.plan import gateway_of, serving
-from ipbackend.reconcile import Reconciler
+from ipbackend.reconcile import Each, Reconciler
 from ipbackend.trial import Trial, prepared
 from ipbackend.view import View
 
@@ -42,6 +46,14 @@ REST_MARGIN = 5.0  # seconds beyond the rest of a slot until an endpoint without
 RESOLVE = 3.0  # seconds that the start waits for next hops: the kernel gives up on one after that time
 
 
+class Look(NamedTuple):
+    """What others changed, a line each; what of it could not be put back, or was not to be; and why not."""
+
+    drift: list[str]
+    left: list[str]
+    problems: list[str]
+
+
 class Forwarding:
     """Program, maps and reconciler, made for a gateway's fixed settings. To be used by the thread of its Network."""
 
@@ -49,6 +61,7 @@ class Forwarding:
         """Loaded, taken over if there is one already, and not attached yet: no packet notices."""
         self._network = network
         self._run_directory = run_directory
+        _rescue(run_directory, network, gateway.interfaces)
         self._earlier = entries(run_directory)
         self._capture: Capture | None = None
         self._opened = contextlib.ExitStack()
@@ -59,6 +72,7 @@ class Forwarding:
             self.maps = opened.enter_context(Maps(run_directory))
             how = "taken over" if self._earlier else "fresh"
             log.info("data plane loaded in %.1f s, %s", time.monotonic() - started, how)
+            self._pins = Pins(run_directory, self.maps, self._program)
             self._settle(gateway)
             self._program.set_clock(self.maps)
             self._tables = Tables(self.maps, self._program.sweep)
@@ -80,7 +94,7 @@ class Forwarding:
 
     def check(self, configuration: Configuration) -> None:
         """Raise, and change nothing, where this data plane or the kernel cannot be brought to `configuration`."""
-        self.reconciler.check(configuration)
+        self.reconciler.check(configuration, taken_over=bool(self._earlier))
 
     def serving(self, configuration: Configuration) -> set[str]:
         """Ids of the members that get new connections by what is loaded."""
@@ -88,19 +102,25 @@ class Forwarding:
 
     def start(self, configuration: Configuration, shares: Mapping[str, int]) -> None:
         """Attach, and bring everything to `configuration`: from here on packets are forwarded by it."""
-        self._program.join(self.maps)
-        self._attach(gateway_of(configuration))
+        each = _tolerant if self._earlier else contextlib.nullcontext
         self._program.pin()
+        self._program.join(self.maps)
+        self._attach(configuration, each)
+        self._program.forget_others()
         self._forget_earlier()
         self._find_next_hops(configuration)
         self.reconciler.shares = shares
-        self.reconciler.apply(configuration)
+        self.reconciler.apply(configuration, each)
 
-    def apply(self, configuration: Configuration, shares: Mapping[str, int]) -> None:
-        """Bring everything to `configuration`, with these shares of new connections, in tenths, by member id."""
-        self._attach(gateway_of(configuration))
+    def apply(self, have: Configuration, want: Configuration, shares: Mapping[str, int]) -> None:
+        """Bring everything from `have` to `want`, with these shares of new connections, in tenths, by member id.
+
+        What others have spoilt meanwhile is no reason to refuse: the next refresh tells of it.
+        """
+        if gateway_of(have).interfaces != gateway_of(want).interfaces:
+            self._attach(want)
         self.reconciler.shares = shares
-        self.reconciler.apply(configuration)
+        self.reconciler.apply(want)
 
     def capture(self, configuration: Configuration, order: Order) -> Capture:
         """Have the programs show what is ordered, until `end_capture`; where we die, until the next start."""
@@ -108,7 +128,7 @@ class Forwarding:
         try:
             self._program.pin_beside(self._capture)
             self._capture.join(self.maps)
-            self._attach(gateway_of(configuration))
+            self._attach(configuration)
         except BaseException:
             self.end_capture()
             raise
@@ -130,19 +150,32 @@ class Forwarding:
         self._earlier.remove(capture.entry)
         capture.close()
 
-    def refresh(self, configuration: Configuration, observe: bool) -> list[str]:
-        """Compare everything with `configuration`, and put right what others changed unless `observe`.
+    def refresh(self, configuration: Configuration, observe: bool) -> Look:
+        """Compare everything with `configuration`, and put right what others changed unless `observe`."""
+        drift, problems = self._drift(configuration), list[str]()
 
-        Returns what others changed, a line each.
-        """
-        drift = self._detached(gateway_of(configuration)) + self.reconciler.drift(configuration)
+        @contextlib.contextmanager
+        def each() -> Iterator[None]:
+            try:
+                yield
+            except IpbackendError as error:
+                problems.append(str(error))
+
         if drift and not observe:
+            with each():
+                self._pins.put_back()
             self._current.join(self.maps)
-            self._attach(gateway_of(configuration))
-            self.reconciler.repair(configuration)
+            with each():
+                self._attach(configuration, each)
+            with each():
+                self.reconciler.repair(configuration, each)
         else:
             self.reconciler.follow(configuration)
-        return drift
+        left = drift if observe else self._drift(configuration) if problems else []
+        return Look(drift, left, self.reconciler.problems(configuration) + problems)
+
+    def _drift(self, configuration: Configuration) -> list[str]:
+        return self._pins.missing() + self._detached(configuration) + self.reconciler.drift(configuration)
 
     def weigh(self, configuration: Configuration, shares: Mapping[str, int]) -> None:
         """Give members other shares of new connections."""
@@ -155,6 +188,7 @@ class Forwarding:
             if not self._rests(number):
                 looked += endpoint.slots
                 self._tables.sweep(number, SweepMode.EXPIRED)
+        self._tables.set_swept()
         return looked
 
     def depart(self, configuration: Configuration, drains: Drains) -> set[Claim]:
@@ -237,34 +271,47 @@ class Forwarding:
         for address in missing:
             log.warning("next hop %s does not answer: its members get no connections until it does", address)
 
-    def _detached(self, gateway: Gateway) -> list[str]:
+    def _detached(self, configuration: Configuration) -> list[str]:
         """Where our programs are wanted, and are not."""
-        links, ours = self._network.interfaces(), syscall.program_id(self._current.entry)
-        wanted = [links[name] for name in gateway.interfaces if name in links]
-        return [f"XDP detached from {link.name}" for link in wanted if self._program_on(link) != ours] + [
-            f"program {road.name} missing" for road in self._current.lost(self.maps)
+        links, ours = self.reconciler.links(configuration), syscall.program_id(self._current.entry)
+        wanted = [links[name] for name in gateway_of(configuration).interfaces if links[name].there]
+        guard = syscall.program_id(self._program.guard)
+        return [
+            *(f"XDP detached from {link.name}" for link in wanted if self._program_on(link) != ours),
+            *(f"guard missing from {link.name}" for link in wanted if self._network.guarded(link.index) != guard),
+            *(f"program {road.name} missing" for road in self._current.lost(self.maps)),
         ]
 
     def _program_on(self, link: Interface) -> int | None:
         present = self._network.attached(link.index)
         return present.program_id if present else None
 
-    def _attach(self, gateway: Gateway) -> None:
+    def _attach(self, configuration: Configuration, each: Each = contextlib.nullcontext) -> None:
         """Have our program on the gateway's interfaces and no other; what is right stays as it is."""
+        gateway, links = gateway_of(configuration), self.reconciler.links(configuration)
+        wanted = {links[name].index for name in gateway.interfaces}
         current = syscall.program_id(self._current.entry)
         known = {syscall.program_id(fd): fd for fd in (self._program.entry, self._current.entry, *self._earlier)}
-        for link in self._network.interfaces().values():
+        for link in {link.index: link for link in links.values() if link.there}.values():
             there = self._program_on(link)
-            if link.name in gateway.interfaces and there != current:
+            with each():
+                self._guard(link, link.index in wanted)
+            if link.index in wanted and there != current:
                 replaced = known.get(there or 0)
-                mode = self._attached(link, gateway.attach_mode, replaced)
-                log.info("%s: XDP %s, %s mode", link.name, "attached" if replaced is None else "replaced", mode)
-            elif link.name not in gateway.interfaces and there in known:
+                with each():
+                    mode = self._network.attach(link, self._current.entry, gateway.attach_mode, replaced)
+                    log.info("%s: XDP %s, %s mode", link.name, "attached" if replaced is None else "replaced", mode)
+            elif link.index not in wanted and there in known:
                 self._network.detach(link, known[there])
                 log.info("%s: XDP detached", link.name)
 
-    def _attached(self, link: Interface, mode: AttachMode, replaced: int | None) -> str:
-        return self._network.attach(link, self._current.entry, mode, replaced)
+    def _guard(self, link: Interface, wanted: bool) -> None:
+        """First, and away last: in between the kernel would answer whoever it does not know by RST."""
+        there, guard = self._network.guarded(link.index), syscall.program_id(self._program.guard)
+        if wanted and there != guard:
+            self._network.guard(link, self._program.guard, guard)
+        elif there == guard and not wanted:
+            self._network.unguard(link)
 
     @property
     def _current(self) -> Loaded:
@@ -276,9 +323,29 @@ class Forwarding:
             os.close(self._earlier.pop())
 
 
+@contextlib.contextmanager
+def _tolerant() -> Iterator[None]:
+    """For what forwards already: what somebody else's hand keeps from being as wanted is left to the next refresh."""
+    try:
+        yield
+    except NetworkError as error:
+        log.error("%s", error)
+
+
+def _rescue(run_directory: Path, network: Network, names: Iterable[str]) -> None:
+    """What runs on these interfaces and has lost its pins is pinned again."""
+    links = network.interfaces()
+    found = (network.attached(links[name].index) for name in names if name in links)
+    attached = [present.program_id for present in found if present]
+    if rescue(run_directory, attached):
+        log.warning("%s: the pins were gone: made again from what is attached", run_directory)
+
+
 def unload(run_directory: Path, network: Network) -> list[str]:
     """Take program, addresses, routes and maps away; returns what was done, a line each."""
     done = []
+    if (run_directory / FILE).exists():
+        _rescue(run_directory, network, network.interfaces())
     links = {link.index: link for link in network.interfaces().values()}
     for program in entries(run_directory):
         for link in links.values():
@@ -287,6 +354,10 @@ def unload(run_directory: Path, network: Network) -> list[str]:
                 network.detach(link, program)
                 done.append(f"{link.name}: XDP detached")
         os.close(program)
+    for link in links.values():
+        if network.guarded(link.index):
+            network.unguard(link)
+            done.append(f"{link.name}: guard removed")
     done += [
         f"{links[one.interface].name}: address {one.address} removed"
         for one in network.addresses()

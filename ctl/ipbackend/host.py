@@ -60,7 +60,7 @@ def host() -> Host:
 def _compiler() -> tuple[str, str]:
     try:
         return features.compiler(), ""
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: the module is there, its library is not
         return "", str(error)
 
 

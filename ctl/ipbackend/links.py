@@ -18,7 +18,7 @@ from pyroute2.netlink import NLM_F_DUMP, NLM_F_REQUEST, genlmsg
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.generic import GenericNetlinkSocket
 
-from ipbackend.network import MODE_PROGRAM_ID, Attachment
+from ipbackend.network import MODE_PROGRAM_ID, Attachment, asking
 
 _ETHERNET = 1  # ARPHRD_ETHER
 _SIOCETHTOOL, _GET_DRIVER = 0x8946, 0x00000003
@@ -92,9 +92,9 @@ class _Device(genlmsg):  # type: ignore[misc]
 
 
 def links() -> dict[str, Link]:
-    """All interfaces of the caller's namespace by name. OSError: they cannot be read."""
-    xdp = _xdp_features()
-    with IPRoute() as netlink, Ethtool() as ethtool:
+    """All interfaces of the caller's namespace by name. NetworkError: they cannot be read."""
+    with asking("interfaces", "try again"), IPRoute() as netlink, Ethtool() as ethtool:
+        xdp = _xdp_features()
         messages = list(netlink.link("dump"))
         names = {message["index"]: message.get_attr("IFLA_IFNAME") for message in messages}
         found = (_link(message, names, xdp, ethtool) for message in messages)
@@ -102,8 +102,8 @@ def links() -> dict[str, Link]:
 
 
 def routes() -> list[Route]:
-    """The main table's routes that lead out by an interface."""
-    with IPRoute() as netlink:
+    """The main table's routes that lead out by an interface. NetworkError: they cannot be read."""
+    with asking("routes", "try again"), IPRoute() as netlink:
         names = {message["index"]: message.get_attr("IFLA_IFNAME") for message in netlink.link("dump")}
         return [
             Route(

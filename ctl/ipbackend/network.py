@@ -43,6 +43,10 @@ ADDRESS_SCOPE: int = rt_scope["host"]  # so the kernel never chooses one as the 
 MAIN_TABLE = 254
 DUMP_ATTEMPTS = 10
 ETHERTYPE_ARP = 0x0806
+ETHERTYPE_ALL = 0x0003
+INGRESS, EGRESS = 0xFFFF_FFF2, 0xFFFF_FFF3  # of clsact
+GUARD = "ipbackend_guard"  # what a filter of ours is called, followed by its program's id
+GUARD_PRIORITY = 173
 NO_PROGRAM = -1
 
 MODE_FLAGS = {"native": XDP_FLAGS_DRV_MODE, "generic": XDP_FLAGS_SKB_MODE}
@@ -64,13 +68,17 @@ IPV4_OR_LINK = (socket.AF_UNSPEC, socket.AF_INET)
 
 @dataclass(frozen=True)
 class Interface:
-    """A network interface; `mac` is 6 bytes, or empty where there is no Ethernet; up means with a carrier."""
+    """A network interface; `mac` is 6 bytes, or empty where there is no Ethernet; up means with a carrier.
+
+    One that is not `there` any more is as it was last.
+    """
 
     index: int
     name: str
     mac: bytes
     mtu: int
     up: bool
+    there: bool = True
 
 
 @dataclass(frozen=True)
@@ -135,7 +143,7 @@ class Network:
     """
 
     def __init__(self) -> None:
-        with ExitStack() as opened, _asking("netlink and packet sockets"):
+        with ExitStack() as opened, asking("netlink and packet sockets"):
             # strict_check: the kernel filters dumps, which counts where a routing daemon fills the table.
             self._requests = opened.enter_context(IPRoute(ext_ack=True, strict_check=True))
             self._thread = threading.get_ident()
@@ -159,7 +167,7 @@ class Network:
         """Take in all that was reported since the last call; True if any of it may matter.
 
         Interfaces, IPv4 addresses, routes and neighbours matter, changes of our own included; so does a
-        report that was lost because nobody read for too long.
+        report that was lost because nobody read for too long, or that cannot be read.
         """
         changed = False
         while True:
@@ -168,9 +176,9 @@ class Network:
             except BlockingIOError:
                 return changed
             except OSError as error:
+                changed = True  # what was not told: whoever asks looks at everything
                 if error.errno != errno.ENOBUFS:
-                    raise
-                changed = True
+                    return changed
             else:
                 changed = changed or message[FAMILY_OFFSET] in IPV4_OR_LINK
 
@@ -193,7 +201,7 @@ class Network:
         """
         if any((have.address, have.interface) == (address, interface.index) for have in self.addresses()):
             return False
-        with _asking(f"address {address} on {interface.name}"):
+        with asking(f"address {address} on {interface.name}"):
             self._ask("addr", "add", index=interface.index, address=str(address), prefixlen=32, scope=ADDRESS_SCOPE)
         self.announce(address, interface)
         return True
@@ -202,7 +210,7 @@ class Network:
         """Give up an address that add_address took; False if there is none."""
         if Address(address, interface.index, ours=True) not in self.addresses():
             return False
-        with _asking(f"address {address} on {interface.name}"):
+        with asking(f"address {address} on {interface.name}"):
             self._ask("addr", "delete", index=interface.index, address=str(address), prefixlen=32)
         return True
 
@@ -238,9 +246,10 @@ class Network:
         if not self._lacks(route, there):
             return False
         verb = "change" if there else "add"
-        with _asking(
-            f"route to {route.cidr} via {route.next_hop}",
-            f"the next hop must be a neighbour on interface {route.interface}, which must be up",
+        name = _name(route.interface)
+        with asking(
+            f"route to {route.cidr} via {route.next_hop} on {name}",
+            f"the next hop must be a neighbour on {name}, which must be up and have an address of that network",
         ):
             self._ask("route", verb, **_route_request(route))
         return True
@@ -264,7 +273,7 @@ class Network:
 
     def remove_route(self, route: Route) -> bool:
         """Remove a route of ours; False if there is none."""
-        with _asking(f"route to {route.cidr} via {route.next_hop}"):
+        with asking(f"route to {route.cidr} via {route.next_hop}"):
             try:
                 self._ask("route", "delete", **_route_request(route))
             except NetlinkError as error:
@@ -286,7 +295,7 @@ class Network:
         entry stays usable meanwhile: it is asked directly after 5 s (sysctl delay_first_probe_time) and given
         up 3 s later; then the next call asks everybody. An entry set by hand is left alone.
         """
-        with _asking(f"neighbour {address} on interface {interface}", "the interface must exist and be up"):
+        with asking(f"neighbour {address} on interface {interface}", "the interface must exist and be up"):
             if self._is_fixed(address, interface):
                 return
             self._ask(
@@ -305,7 +314,7 @@ class Network:
 
     def path_mtu(self, address: IPv4Address) -> int:
         """Bytes of the largest IP packet on the way to an address: of the route, else of the interface."""
-        with _asking(f"route to {address}", "there must be one, see `ip route`"):
+        with asking(f"route to {address}", "there must be one, see `ip route`"):
             (message,) = self._ask("route", "get", dst=str(address))
             metrics = message.get_attr("RTA_METRICS")
             mtu = metrics.get_attr("RTAX_MTU") if metrics is not None else None
@@ -313,7 +322,7 @@ class Network:
 
     def way_to(self, address: IPv4Address) -> Way:
         """The kernel's own way to an address; the data plane goes by the next hop that it is told."""
-        with _asking(f"route to {address}", "there must be one, see `ip route`"):
+        with asking(f"route to {address}", "there must be one, see `ip route`"):
             (message,) = self._ask("route", "get", dst=str(address))
         next_hop, source = message.get_attr("RTA_GATEWAY"), message.get_attr("RTA_PREFSRC")
         return Way(
@@ -329,7 +338,7 @@ class Network:
 
     def attached(self, interface: int) -> Attachment | None:
         """The XDP program on an interface (its index)."""
-        with _asking(f"interface {interface}"):
+        with asking(f"interface {interface}"):
             xdp = self._link(interface).get_attr("IFLA_XDP")
         for mode, attribute in MODE_PROGRAM_ID.items():
             program_id = xdp.get_attr(attribute) if xdp is not None else None
@@ -381,7 +390,7 @@ class Network:
     def _hooking(self, interface: Interface) -> Iterator[None]:
         """Errors of the XDP hook, with the program that is in the way."""
         where = f"XDP on {interface.name}"
-        with _asking(where, "attach mode generic may do, see also `dmesg`"):
+        with asking(where, "attach mode generic may do, see also `dmesg`"):
             try:
                 yield
             except NetlinkError as error:
@@ -394,11 +403,47 @@ class Network:
                     f"interface alone)"
                 ) from error
 
-    def _ask(self, kind: str, verb: str, **wanted: Any) -> list[Any]:
-        """What the kernel answers."""
+    def guarded(self, interface: int) -> int | None:
+        """The id of the program that `guard` put behind XDP there."""
+        with asking(f"filters of interface {interface}"):
+            for message in self._filters(interface, INGRESS):
+                options = message.get_attr("TCA_OPTIONS")
+                name = options.get_attr("TCA_BPF_NAME") if options else None
+                if name and name.startswith(f"{GUARD} "):
+                    return int(name.split()[1])
+        return None
+
+    def guard(self, interface: Interface, program_fd: int, program_id: int) -> None:
+        """Have a program see what enters the kernel past XDP, in place of an earlier one of ours."""
+        with asking(f"filter on {interface.name}", "the kernel must have clsact and cls_bpf"):
+            try:
+                self._ask("tc", "add", kind="clsact", index=interface.index)
+            except NetlinkError as error:
+                if error.code != errno.EEXIST:
+                    raise
+            name = f"{GUARD} {program_id}"
+            self._ask("tc", "replace-filter", kind="bpf", fd=program_fd, name=name, **_filter(interface))
+
+    def unguard(self, interface: Interface) -> None:
+        """Take our program away, and the hook if nobody else has anything there."""
+        with asking(f"filter on {interface.name}"):
+            self._ask("tc", "del-filter", kind="bpf", **_filter(interface))
+            if not self._filters(interface.index, INGRESS) and not self._filters(interface.index, EGRESS):
+                self._ask("tc", "del", kind="clsact", index=interface.index)
+
+    def _filters(self, interface: int, parent: int) -> list[Any]:
+        self._refuse_other_threads()
+        with instruments.timed(instruments.netlink.labels("filter dump")):
+            return list(self._requests.get_filters(interface, 0, parent))
+
+    def _refuse_other_threads(self) -> None:
         # In another thread, pyroute2 would open another socket, in whatever namespace that thread is in.
         if threading.get_ident() != self._thread:
             raise RuntimeError("a Network is used by another thread than the one that made it")
+
+    def _ask(self, kind: str, verb: str, /, **wanted: Any) -> list[Any]:
+        """What the kernel answers."""
+        self._refuse_other_threads()
         with instruments.timed(instruments.netlink.labels(f"{kind} {verb}")):
             return list(getattr(self._requests, kind)(verb, **wanted))
 
@@ -408,7 +453,7 @@ class Network:
 
     def _dump(self, kind: str, **wanted: int) -> list[Any]:
         """One of the kernel's tables, read again if it changed while it was read."""
-        with _asking(f"the kernel's table of {kind}s", "it changes all the time; try again"):
+        with asking(f"the kernel's table of {kind}s", "it changes all the time; try again"):
             for _ in range(DUMP_ATTEMPTS):
                 # dump_filter: without it pyroute2 has the kernel send everything, and filters that.
                 messages = self._ask(kind, "dump", dump_filter=None, **wanted)
@@ -418,7 +463,7 @@ class Network:
 
 
 @contextmanager
-def _asking(what: str, remedy: str = "see `dmesg`") -> Iterator[None]:
+def asking(what: str, remedy: str = "see `dmesg`") -> Iterator[None]:
     """Whatever the kernel refuses becomes a NetworkError: where, what and the remedy."""
     try:
         yield
@@ -478,11 +523,32 @@ def _route_request(route: Route) -> dict[str, Any]:
     }
 
 
+def _filter(interface: Interface) -> dict[str, Any]:
+    """Where ours is among the filters of an interface."""
+    return {
+        "index": interface.index,
+        "parent": INGRESS,
+        "prio": GUARD_PRIORITY,
+        "handle": 1,
+        "protocol": ETHERTYPE_ALL,
+        "classid": 1,
+        "direct_action": True,
+    }
+
+
+def _name(interface: int) -> str:
+    """What an interface is called now, as messages have it."""
+    try:
+        return socket.if_indextoname(interface)
+    except OSError:
+        return f"interface {interface}"
+
+
 def _foreign_route(route: Route, message: Any) -> str:
     theirs = _route(message)
-    way = f"via {theirs.next_hop} on interface {theirs.interface}" if theirs else "without a next hop"
+    way = f"via {theirs.next_hop} on {_name(theirs.interface)}" if theirs else "without a next hop"
     return (
-        f"route to {route.cidr} via {route.next_hop} on interface {route.interface}: "
+        f"route to {route.cidr} via {route.next_hop} on {_name(route.interface)}: "
         f"somebody else's is there, {way}, protocol {message['proto']} "
         f"(remove it, see `ip route show {route.cidr}`, or name its next hop)"
     )

@@ -96,11 +96,14 @@ def _route(wanted: Wanted, address: IPv4Address, network: Network) -> Finding:
         way = network.way_to(address)
     except NetworkError as error:
         return Finding("route", False, str(error).split(" (")[0], f"see `ip route get {address}`: something forbids it")
-    names = {link.index: link.name for link in network.interfaces().values()}
-    name = names.get(way.interface, str(way.interface))
+    link = next((one for one in network.interfaces().values() if one.index == way.interface), None)
+    name = link.name if link else str(way.interface)
     what = f"to {address} via {way.next_hop} on {name}" if way.next_hop else f"to {address} on the link of {name}"
     if (way.next_hop, name) == (wanted.next_hop, wanted.interface):
         return Finding("route", True, what)
+    if link and not link.mac:
+        remedy = "end the tunnel on a router of its own, and name that as next hop of the network"
+        return Finding("route", False, f"{what}, which is no Ethernet: XDP cannot send there", remedy)
     meant = f"via {wanted.next_hop}" if wanted.next_hop else "on the link"
     remedy = f"the network says {meant} of {wanted.interface}: correct one of them, see `ip route get {address}`"
     return Finding("route", False, what, remedy)
@@ -184,4 +187,4 @@ def _path_mtu(attempt: Attempt, mtu: int, trial: Trial) -> Finding:
 
 
 def _listed(addresses: Iterable[IPv4Address]) -> str:
-    return ", ".join(map(str, addresses))
+    return ", ".join(map(str, sorted(addresses)))

@@ -1,4 +1,7 @@
-"""How requests come in: sockets, and HTTP servers on them. It knows no request's meaning."""
+"""How requests come in: sockets, and HTTP servers on them. It knows no request's meaning.
+
+Whoever asks has so many connections and so much time, so that none can take the descriptors or the memory of all.
+"""
 
 import asyncio
 import contextlib
@@ -10,6 +13,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -18,9 +22,43 @@ from ipbackend.errors import DatapathError
 
 GROUP = "ipbackend"  # may use the Unix socket, beside root
 GOODBYE = 5  # seconds that requests under way have when the daemon stops
+CONNECTIONS = 256  # of one server at a time: one more is closed unheard
+PATIENCE = 60.0  # seconds, twice as many at most, for a request to be whole, and for a reader to take something
 
 
-class UnixProtocol(H11Protocol):
+class Protocol(H11Protocol):
+    """HTTP, for clients who ask and who read what they are told; others are cut off."""
+
+    _looking: asyncio.TimerHandle | None = None
+    _seen: tuple[object, ...] = ()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """One client more, if there is room."""
+        super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS:
+            transport.abort()
+        else:
+            self._look()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """One less."""
+        super().connection_lost(exc)
+        if self._looking:
+            self._looking.cancel()
+
+    def _look(self) -> None:
+        """Cut off who owes the rest of the same request as the last time, or has taken nothing of an answer since."""
+        unread = self.transport.get_write_buffer_size()
+        owes = self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
+        seen = (self.cycle, owes, unread) if owes or unread else ()
+        if seen and seen == self._seen:
+            self.transport.abort()
+            return
+        self._seen = seen
+        self._looking = self.loop.call_later(PATIENCE, self._look)
+
+
+class UnixProtocol(Protocol):
     """HTTP on a Unix socket: `request.client` is the user at the other end, by name, and its process id."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -43,7 +81,7 @@ class Server(uvicorn.Server):
         self.serving = asyncio.Event()
 
     @classmethod
-    def of(cls, app: ASGIApp, protocol: type[asyncio.Protocol] = H11Protocol) -> "Server":
+    def of(cls, app: ASGIApp, protocol: type[asyncio.Protocol] = Protocol) -> "Server":
         """For an application."""
         return cls(
             uvicorn.Config(

@@ -217,7 +217,8 @@ class Store:
         if version > SCHEMA:
             raise StoreError(
                 f"{self._path}: it was written by a newer ipbackend, schema {version}; this one knows {SCHEMA} "
-                "(install the newer one again; the data plane goes on meanwhile)"
+                f"(install the newer one again, or put the copy back that it made: {self._path.name}.schema-{SCHEMA}; "
+                "the data plane goes on meanwhile)"
             )
         damage = " ".join(self._file.execute("PRAGMA quick_check(1)").fetchone()[0].split())
         if damage != "ok":
@@ -229,12 +230,21 @@ class Store:
         self._file.execute("PRAGMA journal_mode = WAL")
         self._file.execute("PRAGMA synchronous = FULL")
         self._file.execute("PRAGMA foreign_keys = ON")
+        if version < SCHEMA and not empty:
+            self._keep_copy(version)
         for number, script in enumerate(MIGRATIONS[version:], version + 1):
             with self._transaction():
                 for statement in filter(str.strip, script.split(";")):
                     self._file.execute(statement)
                 self._file.execute(f"PRAGMA application_id = {APPLICATION}")
                 self._file.execute(f"PRAGMA user_version = {number}")
+
+    def _keep_copy(self, version: int) -> None:
+        """As it is before it is brought up: whoever goes back to the ipbackend before needs it."""
+        copy = self._path.with_name(f"{self._path.name}.schema-{version}")
+        copy.unlink(missing_ok=True)
+        copy.touch(mode=0o600)
+        self._file.execute("VACUUM INTO ?", (str(copy),))
 
     def _load(self) -> tuple[Configuration, dict[str, Stamp], dict[str, int]]:
         rows = self._file.execute(
@@ -353,7 +363,10 @@ _FORGET = """
     )
 """
 _MARKS = ("application_id", "user_version")
-_RESTORE = "put a copy of it back; the data plane goes on as it is"
+_RESTORE = (
+    "put a copy of it back; the data plane goes on as it is, "
+    "and as long as the daemon runs, `ipbackend export` tells what is in force"
+)
 _REMEDIES = {
     "SQLITE_CORRUPT": _RESTORE,
     "SQLITE_NOTADB": _RESTORE,

@@ -32,24 +32,27 @@ if [ -z "$root" ]; then
 fi
 
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+made=$root$home.making # in place of what is there only when it is whole
+trap 'rm -rf "$work" "$made"' EXIT
 echo "install: $root$home"
 # BCC is the distribution's, built for its own Python: hence /usr/bin/python3 and the system's packages.
-rm -rf "$root$home"
-/usr/bin/python3 -m venv --system-site-packages "$root$home"
+rm -rf "$made"
+/usr/bin/python3 -m venv --system-site-packages --prompt ipbackend "$made"
 cp -r "$source/pyproject.toml" "$source/README.md" "$source/LICENSE" "$source/bpf" "$source/ctl" "$work/"
-"$root$home/bin/python" -m pip install -q --disable-pip-version-check "$work"
-"$root$home/bin/python" -m pip install -q --disable-pip-version-check --target "$work/tools" click-man
+"$made/bin/python" -m pip install -q --disable-pip-version-check "$work"
+"$made/bin/python" -m pip install -q --disable-pip-version-check --target "$work/tools" click-man
+PYTHONPATH=$work/tools "$made/bin/python" "$files/manpages.py" "$work/man"
+"$made/bin/python" "$made/bin/ipbackend" completion bash >"$work/completion"
 
 # What pip wrote knows the folder it was made in.
-[ -z "$root" ] || grep -rlI "$root$home" "$root$home/bin" "$root$home/pyvenv.cfg" | xargs sed -i "s|$root$home|$home|g"
+grep -rlI "$made" "$made/bin" "$made/pyvenv.cfg" | xargs sed -i "s|$made|$home|g"
+rm -rf "$root$home"
+mv "$made" "$root$home"
 
-PYTHONPATH=$work/tools "$root$home/bin/python" "$files/manpages.py" "$work/man"
 for page in "$work"/man/*.1; do
 	gzip -9n "$page"
 	put "$page.gz" "/usr/share/man/man1/$(basename "$page").gz"
 done
-"$root$home/bin/python" "$root$home/bin/ipbackend" completion bash >"$work/completion"
 put "$work/completion" /usr/share/bash-completion/completions/ipbackend
 put "$files/gateway.toml" /etc/ipbackend/gateway.toml.example
 put "$files/ipbackend.sysusers" /usr/lib/sysusers.d/ipbackend.conf

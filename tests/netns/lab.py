@@ -152,23 +152,41 @@ class Lab:
         for role, namespace in self.namespaces.items():
             set_sysctls(namespace, forward=role in ROUTERS)
         netlink[BRIDGE.role].link("add", ifname=BRIDGE.interface, kind="bridge", br_mcast_snooping=0)
-        for number, (near, far) in enumerate(CABLES):
-            # Where both ends happen to have one index, the kernel takes the pair for one interface and
-            # is in no hurry (a second) to notice the carrier: so the near ends count from 100.
-            peer = {"ifname": far.interface, "net_ns_fd": self.namespaces[far.role].fd}
-            netlink[near.role].link("add", ifname=near.interface, index=100 + number, kind="veth", peer=peer)
+        for number in range(len(CABLES)):
+            self._plug(number, netlink)
         for end in ENDS:
             self._set_up(end, netlink[end.role])
         self._set_up(BRIDGE, netlink[BRIDGE.role])
         for role, destination, next_hop in ROUTES:
             netlink[role].route("add", dst=destination, gateway=next_hop)
-        pass_all = load_program(XDP_PASS)
-        try:
-            for end in XDP_PEERS:
-                netlink[end.role].link("set", index=index_of(netlink[end.role], end), xdp_fd=pass_all)
-        finally:
-            os.close(pass_all)
+        for end in XDP_PEERS:
+            _pass_all(end, netlink[end.role])
         wait_until_forwarding(netlink)
+
+    def replug(self, number: int) -> None:
+        """Another cable in place of one of CABLES: other interfaces of the same names, the near one's MAC as it was."""
+        near, far = CABLES[number]
+        with ExitStack() as stack:
+            netlink = {end.role: stack.enter_context(self.namespaces[end.role].netlink()) for end in (near, far)}
+            netlink[BRIDGE.role] = stack.enter_context(self.namespaces[BRIDGE.role].netlink())
+            index = index_of(netlink[near.role], near)
+            address = netlink[near.role].get_links(index)[0].get_attr("IFLA_ADDRESS")
+            netlink[near.role].link("del", index=index)
+            self._plug(number, netlink)
+            netlink[near.role].link("set", index=index_of(netlink[near.role], near), address=address)
+            for end in (near, far):
+                self._set_up(end, netlink[end.role])
+            for role, destination, next_hop in ROUTES:
+                if role == near.role:
+                    netlink[role].route("add", dst=destination, gateway=next_hop)
+            _pass_all(near, netlink[near.role])
+
+    def _plug(self, number: int, netlink: dict[str, Any]) -> None:
+        # Where both ends happen to have one index, the kernel takes the pair for one interface and
+        # is in no hurry (a second) to notice the carrier: so the near ends count from 100.
+        near, far = CABLES[number]
+        peer = {"ifname": far.interface, "net_ns_fd": self.namespaces[far.role].fd}
+        netlink[near.role].link("add", ifname=near.interface, index=100 + number, kind="veth", peer=peer)
 
     def _set_up(self, end: End, netlink: Any) -> None:
         index = index_of(netlink, end)
@@ -179,6 +197,14 @@ class Lab:
         if end is not BRIDGE:
             switch_tx_checksum_off(self.namespaces[end.role], end.interface)
         netlink.link("set", index=index, state="up")
+
+
+def _pass_all(end: End, netlink: Any) -> None:
+    program = load_program(XDP_PASS)
+    try:
+        netlink.link("set", index=index_of(netlink, end), xdp_fd=program)
+    finally:
+        os.close(program)
 
 
 def index_of(netlink: Any, end: End) -> int:

@@ -6,10 +6,10 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from .clients import Address, http_get
+from .clients import Address, UdpClient, http_get
 from .namespace import Namespace
 
 
@@ -28,7 +28,16 @@ class Load:
 
     def __init__(self) -> None:
         self.requests: list[Request] = []  # any thread may append
+        self.turns: list[threading.Lock] = []  # of the clients: held while one asks
         self.late = 0.0  # seconds that a sleeper beside them woke up too late at most: how busy the machine is
+
+    @contextlib.contextmanager
+    def resting(self) -> Iterator[None]:
+        """No client asks meanwhile."""
+        with contextlib.ExitStack() as stack:
+            for turn in self.turns:
+                stack.enter_context(turn)
+            yield
 
     def failed(self) -> list[Request]:
         return [one for one in self.requests if one.error]
@@ -46,17 +55,36 @@ class Load:
         return began
 
 
+def load(namespace: Namespace, destination: Address, clients: int = 4) -> contextlib.AbstractContextManager[Load]:
+    """Requests, each over a TCP connection of its own."""
+    return _load(lambda: http_get(namespace, None, destination).identity.member, clients)
+
+
 @contextlib.contextmanager
-def load(namespace: Namespace, destination: Address, clients: int = 4) -> Iterator[Load]:
+def datagrams(namespace: Namespace, destination: Address) -> Iterator[Load]:
+    """Datagrams of one flow, each after the answer to the one before."""
+
+    def ask() -> str:
+        time.sleep(0.005)
+        return client.ask(b"x" * 100).member
+
+    with UdpClient(namespace, None, destination) as client, _load(ask, 1) as met:
+        yield met
+
+
+@contextlib.contextmanager
+def _load(ask: Callable[[], str], clients: int) -> Iterator[Load]:
     met, over = Load(), threading.Event()
 
-    def work() -> None:
+    def work(turn: threading.Lock) -> None:
         while not over.is_set():
             began = time.monotonic()
             try:
-                member, error = http_get(namespace, None, destination).identity.member, ""
+                with turn:
+                    member, error = ask(), ""
             except (OSError, EOFError) as failure:
                 member, error = "", repr(failure)
+            time.sleep(0)  # whoever waits for the turn gets it
             met.requests.append(Request(began, time.monotonic(), member, error))
 
     def sleep() -> None:
@@ -65,7 +93,8 @@ def load(namespace: Namespace, destination: Address, clients: int = 4) -> Iterat
             time.sleep(0.05)
             met.late = max(met.late, time.monotonic() - due)
 
-    threads = [threading.Thread(target=work) for _ in range(clients)] + [threading.Thread(target=sleep)]
+    met.turns = [threading.Lock() for _ in range(clients)]
+    threads = [threading.Thread(target=work, args=[turn]) for turn in met.turns] + [threading.Thread(target=sleep)]
     for thread in threads:
         thread.start()
     try:

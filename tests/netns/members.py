@@ -5,6 +5,8 @@ Run as a program it is the servers of one address; `Member` is the handle on tha
     GET /             who answered whom: {"member": …, "peer": "address:port", "local": "address:port"}
     GET /bytes/N      N bytes of `payload`
     GET /hold         the same as /, and the connection stays open until the client closes it
+    GET /stream/SEED  the seed's stream both ways (streams.py), until the client ends it
+    GET /counts       {"requests": …, "datagrams": …, "streams": {seed: …}}: what was answered so far
     POST /echo-hash   {"sha256": …, "length": …} of the body
     any datagram      who answered whom as one line, then the datagram
 """
@@ -21,8 +23,11 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tests.netns.streams import Tally, exchange
 
 if TYPE_CHECKING:
     from .namespace import Namespace
@@ -112,11 +117,21 @@ def identity(name: str, peer: tuple[Any, ...], local: tuple[Any, ...]) -> bytes:
     return json.dumps({"member": name, "peer": f"{peer[0]}:{peer[1]}", "local": f"{local[0]}:{local[1]}"}).encode()
 
 
+@dataclass
+class Counts:
+    """What a member has answered: requests for /, datagrams, and its ends of streams by their seeds."""
+
+    requests: int = 0
+    datagrams: int = 0
+    streams: dict[str, Tally] = field(default_factory=dict)
+
+
 class HttpServer:
     """As much of HTTP/1.1 (RFC 9112) as the lab's clients and curl speak."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, counts: Counts) -> None:
         self.name = name
+        self.counts = counts
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, request after request."""
@@ -135,7 +150,16 @@ class HttpServer:
         whom = identity(self.name, writer.get_extra_info("peername"), writer.get_extra_info("sockname"))
         match request.split(" ")[:2]:
             case ["GET", "/"]:
+                self.counts.requests += 1
                 reply(writer, whom)
+            case ["GET", "/counts"]:
+                reply(writer, json.dumps(asdict(self.counts)).encode())
+            case ["GET", path] if path.startswith("/stream/"):
+                writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+                seed = path.removeprefix("/stream/")
+                tally = self.counts.streams[seed] = Tally()
+                await exchange(reader, writer, (f"down {seed}", f"up {seed}"), tally, asyncio.Event())
+                return False
             case ["GET", "/hold"]:
                 writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + whom + b"\n")
                 await writer.drain()
@@ -169,22 +193,24 @@ async def hash_of_body(reader: asyncio.StreamReader, length: int) -> bytes:
 class UdpServer(asyncio.DatagramProtocol):
     """Answers each datagram with one line of identity and the datagram itself."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, counts: Counts) -> None:
         self.name = name
+        self.counts = counts
 
     def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
         self.transport = transport
 
     def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
+        self.counts.datagrams += 1
         whom = identity(self.name, addr, self.transport.get_extra_info("sockname"))
         self.transport.sendto(whom + b"\n" + data, addr)
 
 
 async def serve(name: str, address: str, tcp_port: int, udp_port: int) -> None:
     raise_file_limit()
-    loop = asyncio.get_running_loop()
-    await loop.create_datagram_endpoint(lambda: UdpServer(name), local_addr=(address, udp_port))
-    server = await asyncio.start_server(HttpServer(name).serve, address, tcp_port, backlog=BACKLOG)
+    loop, counts = asyncio.get_running_loop(), Counts()
+    await loop.create_datagram_endpoint(lambda: UdpServer(name, counts), local_addr=(address, udp_port))
+    server = await asyncio.start_server(HttpServer(name, counts).serve, address, tcp_port, backlog=BACKLOG)
     sys.stdout.buffer.write(READY)
     sys.stdout.buffer.flush()
     await server.serve_forever()

@@ -174,6 +174,22 @@ def test_a_route_by_another_way(gateway: Gateway, lab: Lab) -> None:
     assert f"via {ROUTER_ONPREM} of eth1" in found["route"]["remedy"]
 
 
+def test_a_route_into_a_tunnel_that_ends_here(gateway: Gateway, lab: Lab) -> None:
+    """XDP cannot send to a device without Ethernet; who asks about the network or the member is told so."""
+    host = f"{MEMBERS['member-onprem']}/32"
+    with ip(lab, "gateway", "tuntap add dev vpn mode tun", "link del vpn"):
+        lab["gateway"].run(["ip", "link", "set", "vpn", "up"])
+        lab["gateway"].run(["ip", "route", "add", host, "dev", "vpn"])
+        member = checked(gateway, ONPREM_MEMBER)
+        network = gateway.ask("network", "check", "on-premises")
+
+    assert member["route"]["good"] is False
+    assert member["route"]["what"].endswith("on the link of vpn, which is no Ethernet: XDP cannot send there")
+    assert "end the tunnel on a router" in member["route"]["remedy"]
+    assert network.returncode == 1
+    assert "vpn, which is no Ethernet" in network.stdout
+
+
 def test_next_hop_down(gateway: Gateway, lab: Lab) -> None:
     with applied(gateway, CONFIGURATION.replace('next_hop = "10.0.0.3"', 'next_hop = "10.0.0.9"')):
         found = checked(gateway, ONPREM_MEMBER)

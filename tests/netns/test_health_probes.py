@@ -124,9 +124,13 @@ def test_no_answer_to_a_syn(run: Run) -> None:
     run(work)
 
 
-def test_no_way_to_it(run: Run) -> None:
+def test_where_our_own_kernel_has_no_route_nobody_is_asked(run: Run) -> None:
+    """Somebody took a route away, or an interface is down: no member goes down for it."""
+
     async def work(prober: Prober) -> None:
-        assert code(await asked(prober, put(80, address="192.168.77.7"))) == Code.CONNECT_FAILED
+        for kind in Check:
+            answer = await asked(prober, put(80, kind, address="192.168.77.7"))
+            assert answer == Unasked("at 192.168.77.7: Network is unreachable"), kind
 
     run(work)
 

@@ -58,8 +58,13 @@ class Both:
             for at, connection in self.model.connections()
             if at.endpoint in want.endpoints and connection.listener.id in {one.id for one in want.listeners.values()}
         }
+        before = dict(self.model.tables)
         self.model.configure(want)
         self._learn_tables()
+        for number, table in self.model.tables.items():
+            if table is not before.get(number):  # its queue begins anywhere
+                begin = self._memories[number][1].values("slot")[0] - table.endpoint.first
+                table.queue.rotate(-begin)
         assert {at: Phase(self._memories[at.endpoint][0][at.slot].state & 0xFF) for at in kept} == kept
 
     def receive(self, packet: Packet) -> tuple[Outcome, Packet]:

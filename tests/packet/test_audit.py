@@ -58,6 +58,7 @@ class Scene:
         self.endpoint = dataplane.endpoint()
         self.first = dataplane.entries.endpoints[self.endpoint].first
         self.open, self.closed = dataplane.slot(opened), dataplane.slot(closed)
+        self.rests = dataplane.phase(closed).name
         self.listener = dataplane.connection(opened).listener
         self.load = dataplane.load()
 
@@ -103,7 +104,7 @@ def count_of_a_listener_that_is_gone(its: Scene) -> tuple[Undo, set[str]]:
 
 def slot_in_no_queue(its: Scene) -> tuple[Undo, set[str]]:
     undo = word(its.dataplane, "free_slots", its.queued(its.closed), "slot", 0)
-    what = f"slot {its.closed}, CLOSED, how often it is in the queue, and should be"
+    what = f"slot {its.closed}, {its.rests}, how often it is in the queue, and should be"
     return undo, {differs(f"endpoint {its.endpoint}: {what}", -1)}
 
 

@@ -16,7 +16,7 @@ from scapy.packet import Raw
 from ipbackend import capture
 from ipbackend.abi import Verdict
 from ipbackend.capture import Captured, Order
-from ipbackend.datapath import loader, syscall
+from ipbackend.datapath import loader, pins, syscall
 from ipbackend.datapath.capture import Capture
 from ipbackend.datapath.source import bpf_directory, expand
 from tests.packet import cast
@@ -276,7 +276,7 @@ def test_what_shows_nothing_costs_nothing(loaded: Dataplane) -> None:
     quiet, without = code(text), code(blind)
     assert quiet == without
     showing = code(expand(bpf_directory() / loader.FIRST, {"quiet.h": "capture.h"}))
-    assert showing[loader.ENTRY] != quiet[loader.ENTRY]
+    assert showing[pins.ENTRY] != quiet[pins.ENTRY]
 
 
 def _without_maps(code: bytes) -> Iterator[int]:

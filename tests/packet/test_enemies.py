@@ -129,7 +129,7 @@ def test_a_member_reaches_no_slot_of_another_member(two, flags):
 @pytest.mark.parametrize("kind", [TCP, UDP])
 @pytest.mark.parametrize("sender", ["10.0.0.66", "203.0.113.7", "172.16.0.9", VIP, SNATS[1], "127.0.0.1", "224.0.0.1"])
 def test_who_is_no_member_is_silently_dropped_at_every_snat_port(dataplane, sender, kind):
-    """A scan of all ports: no answer that says which are in use, and no trace. Among them are those of 40 connections."""
+    """A scan of all ports, 40 of which are in use: no answer says which, and none of them notices."""
     flows = [established(dataplane, port=port) for port in range(1, 41)]
     before = [picture(dataplane, flow) for flow in flows]
     frame = bytearray(bytes(from_member(sender, SNAT) / kind(sport=MEMBER_PORT, dport=FIRST_SNAT_PORT)))
@@ -154,7 +154,7 @@ def test_a_members_other_ports_are_no_member(dataplane, port, flags):
 
 
 def test_a_member_opens_nothing_to_a_snat_address(dataplane):
-    """A SYN to a port that nobody has, that rests, that is open, half open or over: no connection, no answer but a RST."""
+    """A SYN to a port that nobody has, that is open, half open or over: no connection, and no answer but a RST."""
     flow, opening = established(dataplane), dataplane.open(FROM_CLIENT / TCP(sport=5, dport=80, flags="S", seq=9))
     load = counts(dataplane)
     free = from_member() / TCP(sport=MEMBER_PORT, dport=FIRST_SNAT_PORT + 20, flags="S")
@@ -173,7 +173,7 @@ def test_a_member_opens_nothing_to_a_snat_address(dataplane):
 
 
 def test_land(dataplane):
-    """A packet from a VIP to itself, from a SNAT address to a VIP, from a VIP to a SNAT address: none opens, none is answered."""
+    """From a VIP or a SNAT address to a VIP or a SNAT address: none opens, none is answered."""
     for source, destination in itertools.product((VIP, SNAT), (VIP, SNAT)):
         for packet in (TCP(sport=80, dport=80, flags="S"), TCP(sport=80, dport=80, flags="A"), UDP(sport=53, dport=53)):
             result = dataplane.run(from_client(source, destination) / packet)
@@ -202,7 +202,7 @@ def askers() -> dict[str, Packet]:
 
 @pytest.mark.parametrize("name", askers())
 def test_no_answer_is_worth_being_reflected(dataplane, name):
-    """Bytes out for bytes in: a RST is never longer than what it answers; an ICMP error has 28 bytes of its own at most."""
+    """Bytes out for bytes in: a RST is never longer than what it answers, an ICMP error by 28 bytes at most."""
     asked = built(askers()[name])
     result = dataplane.run(asked)
     assert result.action == "TX", result.verdict
@@ -227,7 +227,7 @@ def test_nothing_answers_an_answer(dataplane, kind):
 
 @pytest.mark.parametrize("mtu", [0, 1, 67, 68, 575, 576, 1499, 65535])
 def test_a_forged_path_mtu_changes_nothing_here(dataplane, mtu):
-    """RFC 5927, 7: the gateway keeps nothing of a "fragmentation needed", and the end judges; a wrong port reaches none."""
+    """RFC 5927, 7: the gateway keeps nothing of it, and the end judges; with a wrong port it reaches none."""
     flow = established(dataplane)
     before = picture(dataplane, flow)
     quoted = flow.requested(flags="A", seq=1)[IP]

@@ -84,6 +84,19 @@ def length(packet) -> int:
     return len(bytes(packet[IP]))
 
 
+def test_a_connection_that_took_two_tries_was_never_refused(watched, dataplane):
+    """The next slot is being swept at this moment: it is put back, and another one taken."""
+    connections = dataplane.maps.of_endpoint("conntrack", dataplane.endpoint())
+    connections[0].state = Phase.BUSY
+    try:
+        flow = dataplane.open()
+    finally:
+        connections[0].state = Phase.FREE
+
+    assert dataplane.slot(flow) == 1
+    assert watched.one().kind == EventKind.OPENED
+
+
 def test_an_event_is_laid_out_as_python_reads_it(dataplane):
     leaf = dataplane.maps["events"].leaf
     names = [name for name in leaf.names() if name != "pad"]

@@ -353,7 +353,7 @@ def test_a_member_that_has_answered_resets_by_its_number(dataplane, distance):
 
 
 def test_a_stale_connection_of_the_members_is_cleared_out_of_the_way(dataplane):
-    """RFC 9293, figure 9: it answers the SYN by its old numbers, the client that by a RST, and a second SYN is taken."""
+    """RFC 9293, figure 9: it answers the SYN by other numbers, the client that by a RST, and the next SYN is taken."""
     flow = dataplane.open(syn(1, seq=100))
     assert says(dataplane, flow, "reply", "A", 5_000_000, ack=7_000_000) is Phase.SYN_SENT
     assert says(dataplane, flow, "request", "R", 7_000_000) is Phase.SYN_SENT

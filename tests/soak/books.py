@@ -20,7 +20,6 @@ from ipbackend.datapath.maps import PINS, Map, Maps
 
 KB = 1024
 RATE_SHIFT = 8  # dues are in 256ths of a nanosecond since the epoch of ticks
-SLOT = 0xFFFFFFFF  # of an entry of a ring of free slots
 _SEEN = ("fragments", "stays")
 
 
@@ -107,8 +106,7 @@ def leftovers(run_directory: Path) -> Iterator[str]:
             phases = Counter(bytes(maps.of_endpoint("conntrack", number).column("state")))
             if used := {Phase(phase).name: count for phase, count in phases.items() if phase != Phase.FREE}:
                 yield f"{name}: slots {used}"
-            ring = maps.of_endpoint("free_slots", number).bytes.cast("Q")
-            queue = [(entry & SLOT) - rows[number].first for entry in ring]
+            queue = [entry - rows[number].first for entry in maps.of_endpoint("free_slots", number).values("slot")]
             if sorted(queue) != list(range(rows[number].slots)):
                 yield f"{name}: {len(set(queue) & set(range(rows[number].slots)))} of {rows[number].slots} slots queued"
         for place, load in enumerate(maps["listener_load"].memory().values("active")):

@@ -57,6 +57,8 @@ def test_constants_are_the_same_on_both_sides() -> None:
         "DIRECTORY_STEPS",
         "POOL_WORDS",
         "WORD_TURNS",
+        "UNSWEPT",
+        "RECLAIM_SLICE",
         "ACCESS_BITS",
         "EVENTS_SIZE",
         "REJECTION_INTERVAL",

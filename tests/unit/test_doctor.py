@@ -107,6 +107,24 @@ def test_tables_that_are_there_need_no_memory_more() -> None:
         ({"rx_queues": 1, "most_queues": 8}, None, "1 receive and 2 send queues for 2 CPUs", "-L eth0 combined 2"),
         ({"rx_queues": 1, "most_queues": 8, "kind": "veth"}, None, "1 receive and 2 send", "-L eth0 rx 2 tx 2"),
         ({"tx_queues": 1, "most_queues": 1}, None, "2 receive and 1 send queues", "it has no more"),
+        (
+            {"driver": "ena", "mtu": 9001, "xdp": Xdp.BASIC, "most_queues": 4},
+            False,
+            "more than one buffer (3,498)",
+            "mtu 3498",
+        ),
+        ({"driver": "gve", "mtu": 2033, "xdp": None, "most_queues": 4}, False, "one buffer (2,032)", "mtu 2032"),
+        ({"driver": "vmxnet3", "mtu": 3500, "xdp": Xdp.BASIC}, False, "one buffer (3,494)", "mtu 3494"),
+        ({"driver": "ena", "most_queues": 3}, False, "2 of 3 queues are in use", "-L eth0 combined 1"),
+        ({"driver": "gve", "most_queues": 3}, False, "refused with more than half", "-L eth0 rx 1 tx 1"),
+        ({"driver": "ena", "rx_queues": 1, "most_queues": 1}, False, "1 of 1 queues", "a larger machine"),
+        ({"driver": "ena", "rx_queues": 1, "tx_queues": 1}, None, "for 2 CPUs", "it has no more"),
+        (
+            {"driver": "virtio_net", "most_queues": 3},
+            None,
+            "no queues are left over",
+            "4 queues from outside, and use 2",
+        ),
         ({"lro": True}, False, "LRO is on", "ethtool -K eth0 lro off"),
         ({"hardware_gro": True}, False, "the card's own GRO is on", "ethtool -K eth0 rx-gro-hw off"),
         ({"peer": "far"}, False, "far leaves checksums to hardware that is not there", "ethtool -K far tx off"),
@@ -136,6 +154,9 @@ def test_what_may_be_the_matter_with_an_interface(
         ({"mtu": 9000, "xdp": Xdp(0)}, AttachMode.GENERIC),
         ({"arp_ignore": 1, "rp_filter": 2}, AttachMode.AUTO),
         ({"rx_queues": 0, "tx_queues": 1}, AttachMode.AUTO),
+        ({"driver": "ena", "most_queues": 2}, AttachMode.GENERIC),
+        ({"driver": "ena", "most_queues": 4, "mtu": 3498}, AttachMode.NATIVE),
+        ({"driver": "virtio_net", "most_queues": 4, "mtu": 3506}, AttachMode.NATIVE),
     ],
 )
 def test_what_is_no_trap(facts: dict[str, Any], mode: AttachMode) -> None:
@@ -153,7 +174,7 @@ def test_generic_mode_where_checksums_come_late() -> None:
     found = odd(of_link(AttachMode.GENERIC, driver="virtio_net", rx_checksum=True))
 
     assert [one.remedy for one in found] == ["`ethtool -K eth0 rx off`"]
-    assert odd(of_link(AttachMode.NATIVE, driver="virtio_net", rx_checksum=True)) == []
+    assert odd(of_link(AttachMode.NATIVE, driver="virtio_net", rx_checksum=True, most_queues=4)) == []
 
 
 @pytest.mark.parametrize(
@@ -282,3 +303,14 @@ def test_another_project_of_the_same_name_is_no_bcc(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setitem(sys.modules, "bcc", None)
     assert host._compiler()[0] == ""
+
+
+@pytest.mark.parametrize(("version", "why"), [("0.18.0", "BCC 0.18.0 is too old"), ("0.26.0", ""), ("0.31.0+ds", "")])
+def test_a_bcc_that_would_abort_is_refused(version: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its compiler ends the whole process at what it cannot do: it must not be asked."""
+    monkeypatch.setitem(sys.modules, "bcc", SimpleNamespace(BPF=object, __version__=version, __file__="bcc.py"))
+
+    found, refusal = host._compiler()
+
+    assert found == ("" if why else version)
+    assert refusal.startswith(why)

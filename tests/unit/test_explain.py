@@ -52,7 +52,6 @@ def constant(file: str, name: str) -> int:
         ("schedule.h", "SPREAD", candidates.SPREAD),
         ("schedule.h", "GOLDEN", candidates.GOLDEN),
         ("schedule.h", "TIE_BITS", candidates.TIE_BITS),
-        ("open.h", "SLOT_TRIES", flows.SLOT_TRIES),
         ("slots.h", "RING_TRIES", flows.RING_TRIES),
         ("icmp.h", "CHECKED_ICMP", frame.CHECKED),
         ("clock.h", "BURST", lookup.BURST),

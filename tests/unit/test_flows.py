@@ -17,6 +17,7 @@ import pytest
 from ipbackend.abi import Ending, EventKind, Phase, Verdict
 from ipbackend.errors import ConfigurationError, StoreError
 from ipbackend.flows.archive import SUFFIX, Archive, Reader
+from ipbackend.flows.calendar import Calendar
 from ipbackend.flows.event import GENERATION_SHIFT, NANO, STRUCT, Event, counted, ip_raw, port_raw, shown
 from ipbackend.flows.files import DAY, Files
 from ipbackend.flows.lines import Journal, Lines, line
@@ -202,15 +203,39 @@ def test_the_oldest_are_dropped_by_age_and_by_size(tmp_path: Path, days: int, li
     files = make_files(tmp_path, 8, 5, 2.5, 2)
     (tmp_path / f"flows-000001{SUFFIX}-wal").touch()
     before = files.paths()
-    gone = files.expire(days, limit)
+    gone = files.expire(time.time() - days * DAY, limit)
 
     assert (gone, files.paths()) == (before[: 4 - left], before[4 - left :])
     assert (tmp_path / f"flows-000001{SUFFIX}-wal").exists() == (left == 4)
 
 
+@pytest.mark.parametrize("jump", [3 * 3600, 365 * DAY])
+def test_a_clock_that_jumps_ahead_makes_nothing_old(jump: float) -> None:
+    """It is followed again when it is back, and by the next daemon."""
+    wall, steady = 1e9, 500.0
+    calendar = Calendar(lambda: wall, lambda: steady)
+    wall, steady = wall + 60, steady + 60
+    assert calendar.now() == wall
+    wall += jump
+    assert calendar.now() == wall - jump
+    wall, steady = wall + 7 * DAY, steady + 7 * DAY  # time goes on meanwhile, also asleep
+    assert calendar.now() == wall - jump
+    assert Calendar(lambda: wall, lambda: steady).now() == wall
+    wall -= jump
+    assert calendar.now() == wall
+
+
+@pytest.mark.parametrize("jump", [-365 * DAY, -3600, 1800])
+def test_a_clock_that_is_set_back_or_corrected_is_followed(jump: float) -> None:
+    wall = 1e9
+    calendar = Calendar(lambda: wall, lambda: 500.0)
+    wall += jump
+    assert calendar.now() == wall
+
+
 def test_numbers_are_not_used_again(tmp_path: Path) -> None:
     files = make_files(tmp_path, 9, 9, 9)
-    files.expire(1, 0)
+    files.expire(time.time() - DAY, 0)
 
     assert files.next().name == f"flows-000004{SUFFIX}"
 

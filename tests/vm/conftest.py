@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from .images import BUILD, REPOSITORY, SYSTEMS, Image, image, payload
+from .packages import checkout
 
 SOURCE = "/srv/ipbackend"  # where a machine finds the checkout
 SITE = "/srv/site"  # and what the tests need from PyPI
@@ -41,11 +42,7 @@ def files(kernel: str) -> Path:
     """A disk with the checkout as it is committed, the packages of PyPI for that Python, and our own package."""
     with tempfile.TemporaryDirectory(prefix="ipbackend-vm-", dir=BUILD) as folder:
         staged = Path(folder)
-        archive = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, check=True).stdout
-        for name in filter(None, archive.decode().split("\0")):
-            target = staged / "ipbackend" / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / name, target)
+        checkout(staged / "ipbackend")
         python = SYSTEMS[kernel].python
         shutil.copytree(_site(python), staged / "site")
         return payload(f"files-{kernel}", staged)

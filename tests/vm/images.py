@@ -1,7 +1,11 @@
 """What virtual machines boot from: root file systems of Debian releases with their kernels, made once in build/vm."""
 
+import fcntl
+import hashlib
 import shutil
 import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +14,9 @@ BUILD = REPOSITORY / "build" / "vm"
 PACKAGES = (
     *("systemd-sysv", "udev", "dbus", "kmod", "iproute2", "nftables", "curl", "make", "wireguard-tools", "ethtool"),
     *("python3", "python3-venv", "python3-bpfcc", "linux-libc-dev", "linux-image-amd64"),
+    *("man-db", "bash-completion", "sqlite3"),
 )
+BUILDER = ("build-essential", "debhelper", "make", "python3", "python3-bpfcc", "python3-venv")
 SIZE = "4G"
 AGENT = """\
 [Unit]
@@ -52,17 +58,37 @@ class Image:
 
 def image(kernel: str) -> Image:
     """The image of one of SYSTEMS, made if it is not there: two minutes, and a gigabyte on disk."""
-    folder = BUILD / kernel
-    made = Image(folder / "vmlinuz", folder / "initrd", folder / "root.qcow2")
-    if not made.disk.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        try:
-            _make(SYSTEMS[kernel], folder)
-        except BaseException:
-            shutil.rmtree(folder)
-            raise
-    return made
+    system, agent = SYSTEMS[kernel], Path(__file__).with_name("agent.py").read_text()
+    recipe = (system, PACKAGES, SIZE, QUIET, AGENT, agent)
+    folder = _made(kernel, recipe, lambda folder: _make(system, folder))
+    return Image(folder / "vmlinuz", folder / "initrd", folder / "root.qcow2")
+
+
+def builder(release: str) -> Path:
+    """The root folder of a release with its BCC and what it takes to build the package, made if it is not there."""
+    made = _made(f"builder-{release}", BUILDER, lambda folder: _debootstrap(release, BUILDER, folder / "root"))
+    return made / "root"
+
+
+def _made(name: str, recipe: object, make: Callable[[Path], None]) -> Path:
+    """A folder of BUILD, named by its recipe too, so that another one makes another; one process makes it."""
+    folder = BUILD / f"{name}-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:8]}"
+    with _locked(BUILD / f"{name}.lock"):
+        if not folder.exists():
+            making = folder.with_name(f"{folder.name}.making")
+            shutil.rmtree(making, ignore_errors=True)
+            making.mkdir(parents=True)
+            make(making)
+            making.rename(folder)
+    return folder
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
 
 
 def payload(name: str, staged: Path) -> Path:
@@ -73,8 +99,7 @@ def payload(name: str, staged: Path) -> Path:
 
 
 def _make(system: System, folder: Path) -> None:
-    mirror, root = _mirror(), folder / "root"
-    sources = [f"deb {mirror} {suite} main" for suite in (system.release, system.kernel_suite) if suite]
+    root = folder / "root"
     hooks = [
         'mkdir -p "$1/usr/local/sbin"',
         f'cp {Path(__file__).with_name("agent.py")} "$1/usr/local/sbin/agent.py"',
@@ -86,17 +111,7 @@ def _make(system: System, folder: Path) -> None:
     if system.kernel_suite:
         upgrade = f"apt-get install -y -qq --no-install-recommends -t {system.kernel_suite} linux-image-amd64"
         hooks.insert(0, f'DEBIAN_FRONTEND=noninteractive chroot "$1" {upgrade}')
-    _run(
-        "mmdebstrap",
-        "--quiet",
-        "--variant=minbase",
-        "--mode=root",
-        f"--include={','.join(PACKAGES)}",
-        *(f"--customize-hook={hook}" for hook in hooks),
-        system.release,
-        str(root),
-        *sources,
-    )
+    _debootstrap(system.release, PACKAGES, root, hooks, system.kernel_suite)
     newest = max((root / "boot").glob("vmlinuz-*"), key=lambda path: _version(path.name))
     shutil.copy(newest, folder / "vmlinuz")
     shutil.copy(root / "boot" / newest.name.replace("vmlinuz", "initrd.img"), folder / "initrd")
@@ -105,6 +120,22 @@ def _make(system: System, folder: Path) -> None:
     _run("qemu-img", "convert", "-O", "qcow2", str(raw), str(folder / "root.qcow2"))
     raw.unlink()
     shutil.rmtree(root)
+
+
+def _debootstrap(
+    release: str, packages: tuple[str, ...], root: Path, hooks: Sequence[str] = (), suite: str = ""
+) -> None:
+    _run(
+        "mmdebstrap",
+        "--quiet",
+        "--variant=minbase",
+        "--mode=root",
+        f"--include={','.join(packages)}",
+        *(f"--customize-hook={hook}" for hook in hooks),
+        release,
+        str(root),
+        *(f"deb {_mirror()} {one} main" for one in (release, suite) if one),
+    )
 
 
 def _mirror() -> str:

@@ -1,6 +1,8 @@
 """Runs on the client: keep-alive connections that go on and on, and fresh ones, until told to stop; then what it saw.
 
 python3 -m tests.vm.traffic VIP REPORT     ends by SIGTERM, and writes {"requests", "opened", "failures"} then
+
+REPORT.begun is there from when all the kept connections are up and have been used.
 """
 
 import hashlib
@@ -10,7 +12,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 
 KEEPERS, OPENERS = 12, 2
@@ -80,10 +81,13 @@ def main(vip: str, report: str) -> None:
     work += [threading.Thread(target=reopen, args=(vip, tally, stopped)) for _ in range(OPENERS)]
     for thread in work:
         thread.start()
-    while not stopped.is_set():
-        time.sleep(0.2)
+    begun = Path(f"{report}.begun")
+    while not stopped.wait(0.2):
+        if tally.requests > 2 * len(work):
+            begun.touch()
     for thread in work:
         thread.join()
+    begun.unlink()
     seen = {"requests": tally.requests, "opened": tally.opened, "failures": tally.failures}
     Path(report).write_text(json.dumps(seen))
 

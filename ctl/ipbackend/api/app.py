@@ -5,6 +5,7 @@ from uuid import uuid4
 
 from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ipbackend import __version__, instruments
@@ -39,6 +40,7 @@ FAMILIES = (
 )
 
 
+BODY = 1 << 25  # bytes that a request may have: some 300,000 members in a file
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
@@ -105,6 +107,7 @@ def create_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     app.state.operations = [operation for family in FAMILIES for operation in family.operations.routes]
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=BODY)
     app.add_middleware(Latencies)
     app.add_middleware(RequestIds)
     errors.register(app)

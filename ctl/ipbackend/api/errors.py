@@ -42,6 +42,7 @@ CODES: dict[Kind, tuple[int, str, str]] = {
         "The number of available IP addresses in the subnet on the downstream plane is insufficient.",
     ),
 }
+SHOWN = 100  # problems of a body's shape that are told one by one
 FAILED = (500, "ELB.8906", "Internal server error.")
 _OF_STATUS = {401: "ELB.1103", 404: "ELB.8904"}
 _OF_BODIES = {  # what the validator says, as we would say it
@@ -98,12 +99,15 @@ def _wrong(request: Request, *problems: str) -> JSONResponse:
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     """For each field what is wrong with it."""
     assert isinstance(error, RequestValidationError)
+    found = error.errors()
     problems = {
         "body" if one["type"] == "json_invalid" else ".".join(map(str, one["loc"][1:])) or "body": _OF_BODIES.get(
             one["type"], one["msg"]
         )
-        for one in error.errors()
+        for one in found[:SHOWN]
     }
+    if len(found) > SHOWN:
+        problems["body"] = f"{len(found) - SHOWN} more are wrong (these first)"
     status, code, published = CODES[Kind.INVALID]
     message = published.format(", ".join(problems))
     return _answered(request, status, code, message, *(f"{where}: {what}" for where, what in problems.items()))

@@ -194,7 +194,7 @@ async def show_status(service: Serving, request_id: RequestId, project_id: Id) -
     status = StatusShown(
         revision=service.revision,
         forwarding=service.forwarding,
-        problem=service.problem or service.flow_log.problem or None,
+        problem="; ".join(filter(None, (service.problem, service.flow_log.problem))) or None,
         drift=service.drift,
         unbalanced=service.unbalanced,
         audit=service.audited[:AUDIT_MAX],

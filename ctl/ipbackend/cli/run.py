@@ -1,6 +1,5 @@
 """`ipbackend run` and `unload`: the daemon in the foreground, and the end of what it leaves forwarding."""
 
-import logging
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -37,9 +36,9 @@ def run(run_directory: Path, store: Path, observe: bool, metrics: tuple[str, int
 
     Example: ipbackend run --store /var/lib/ipbackend/store.db
     """
-    from ipbackend import daemon  # takes a second, which the help of all commands need not
+    from ipbackend import daemon, logs  # takes a second, which the help of all commands need not
 
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    logs.begin()
     daemon.run(run_directory, store, observe, metrics)
 
 

@@ -1,12 +1,15 @@
 """`ipbackend status`: the whole gateway on one screen."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ipbackend.abi import UNSWEPT
 from ipbackend.cli import output as out
 from ipbackend.client import Client
+from ipbackend.errors import NotRunningError
 from ipbackend.verdicts import MEANINGS
 
 ROWS = 12  # of listeners, pools and losses each: it is one screen
@@ -19,15 +22,20 @@ VERDICTS = {verdict.name: meaning for verdict, meaning in MEANINGS.items()}
 def status(ctx: click.Context, output: out.Format) -> None:
     """Show the gateway: what it serves, how full it is, what it lost, and what is not as wanted.
 
-    The exit status is 1 where something is not as wanted, or the books do not balance.
+    Without a daemon, what is loaded is shown as it forwards on. The exit status is 1 where something is not as wanted,
+    no daemon runs, or the books do not balance.
 
     Example: ipbackend status
     """
     run_directory: Path = ctx.obj
-    with Client(run_directory) as client:
-        whole = client.request("GET", "/ipbackend/status")["status"]
-        gateway = client.request("GET", "/ipbackend/gateway")["gateway"] if whole["forwarding"] else None
-        live = client.request("GET", "/ipbackend/live")["live"]
+    try:
+        with Client(run_directory) as client:
+            whole = client.request("GET", "/ipbackend/status")["status"]
+            gateway = client.request("GET", "/ipbackend/gateway")["gateway"] if whole["forwarding"] else None
+            live = client.request("GET", "/ipbackend/live")["live"]
+    except NotRunningError as error:
+        _show_deserted(run_directory, output, error)
+        ctx.exit(1)
     if output is out.Format.TABLE:
         _show(whole, gateway, live)
     else:
@@ -36,16 +44,37 @@ def status(ctx: click.Context, output: out.Format) -> None:
         ctx.exit(1)
 
 
+def _show_deserted(run_directory: Path, output: out.Format, error: NotRunningError) -> None:
+    """What a daemon that is gone has left forwarding. NotRunningError: nothing, or it may not be seen."""
+    from ipbackend.cli.view import looking  # imports BCC, which takes half a second
+    from ipbackend.live import load
+
+    try:
+        with looking(run_directory) as view:
+            unswept, live = view.maps.seconds_unswept, asdict(load(view))
+    except NotRunningError:
+        raise error from None
+    if output is not out.Format.TABLE:
+        out.show_data(output, {"problem": str(error), "seconds_unswept": unswept, "live": live})
+        return
+    click.echo(f"gateway      what is loaded forwards on, {live['active']:,} connections open")
+    if unswept is not None:
+        what = "openings end what is silent for too long" if unswept > UNSWEPT else "openings will soon do it"
+        click.echo(f"last sweep   {unswept:,.0f} s ago: {what}; who opens none does not notice")
+    click.echo("as it was    next hops, health, delays of drains, what others change; the flow log is not written")
+    click.secho(f"not as wanted: {error}", fg="red")
+    _show_live(live)
+
+
 def _show(whole: dict[str, Any], gateway: dict[str, Any] | None, live: dict[str, Any] | None) -> None:
-    if gateway and live:
-        limit, active = gateway["max_connections"], live["active"]
+    if gateway:
         interfaces = ", ".join(gateway["interfaces"])
         click.echo(f"gateway      forwarding on {interfaces}, SNAT {', '.join(gateway['snat_addresses'])}")
-        click.echo(
-            f"connections  {active:,} open of {limit:,} ({_percent(active, limit)}), {whole['endpoints']:,} endpoints"
-        )
+        click.echo(f"connections  {_fill(whole, gateway, live) if live else 'cannot be read: the maps are not pinned'}")
+    elif whole["problem"]:
+        click.echo("gateway      not set up by this daemon; what an earlier one left, if any, forwards on")
     else:
-        click.echo("gateway      forwards nothing" + ("" if whole["problem"] else ": there is none yet"))
+        click.echo("gateway      forwards nothing: there is none yet")
     click.echo(f"revision     {whole['revision']}")
     if capture := whole["capture"]:
         counts = f"{capture['packets']:,} packets since {capture['began_at']}, for {capture['author']}"
@@ -55,13 +84,22 @@ def _show(whole: dict[str, Any], gateway: dict[str, Any] | None, live: dict[str,
     for line in whole["unbalanced"] + whole["audit"]:
         click.secho(f"books do not balance: {line}", fg="red")
     if live:
-        _table("listener", ("name", "at", "protocol", "pool", "opened", "refused"), live["listeners"])
-        _table("pool", ("name", "protocol", "members", "up", "active", "room"), live["pools"])
-        fullest = [{**one, "used": _percent(one["active"], one["ceiling"])} for one in live["fullest"] if one["active"]]
-        _table("fullest", ("member", "protocol", "active", "ceiling", "used"), fullest)
-        lost = sorted(live["lost"].items(), key=lambda pair: -pair[1])
-        lines = [{"lost": name, "packets": count, "meaning": VERDICTS[name]} for name, count in lost]
-        _table("reason", ("lost", "packets", "meaning"), lines)
+        _show_live(live)
+
+
+def _show_live(live: dict[str, Any]) -> None:
+    _table("listener", ("name", "at", "protocol", "pool", "opened", "refused"), live["listeners"])
+    _table("pool", ("name", "protocol", "members", "up", "active", "room"), live["pools"])
+    fullest = [{**one, "used": _percent(one["active"], one["ceiling"])} for one in live["fullest"] if one["active"]]
+    _table("fullest", ("member", "protocol", "active", "ceiling", "used"), fullest)
+    lost = sorted(live["lost"].items(), key=lambda pair: -pair[1])
+    lines = [{"lost": name, "packets": count, "meaning": VERDICTS[name]} for name, count in lost]
+    _table("reason", ("lost", "packets", "meaning"), lines)
+
+
+def _fill(whole: dict[str, Any], gateway: dict[str, Any], live: dict[str, Any]) -> str:
+    limit, active = gateway["max_connections"], live["active"]
+    return f"{active:,} open of {limit:,} ({_percent(active, limit)}), {whole['endpoints']:,} endpoints"
 
 
 def _table(what: str, columns: tuple[str, ...], lines: list[dict[str, Any]]) -> None:

@@ -23,6 +23,7 @@ BUDGET = 0.02  # seconds that a step takes, or little more
 _AGAIN = 0.05  # seconds between two rounds of looks, if no one waits meanwhile
 _SLOTS = 4096  # whose index entries are looked for in one piece
 _WORDS = 1 << 16  # of the index in one piece
+_TABLES = ("conntrack", "free_slots", "flow_index")
 _ROW = struct.Struct("<QIIHHB")  # what a connection begins with: state, client, VIP, their ports, protocol
 _WORD = struct.Struct("<Q")
 _OPEN, _HALF_OPEN = (
@@ -56,6 +57,8 @@ class Auditor:
 
     def __init__(self, maps: Maps) -> None:
         self._maps = maps
+        for name in _TABLES:
+            maps[name].memory()  # what the process has resident, shared or not, does not grow by it later
         self._pieces = iter(_pieces(maps))
         self._suspect: Piece | None = None
         self._watch = Watch()
@@ -243,7 +246,7 @@ class _Index:
 
 def _used(words: memoryview) -> Iterator[tuple[int, int]]:
     """What is not 0, with its position, in pieces: most of an index is empty, and a piece is seen to be so at once."""
-    nothing = bytes(4096)
+    nothing = bytes(32_768)
     for start in range(0, len(words), len(nothing) // _WORD.size):
         piece = words[start : start + len(nothing) // _WORD.size]
         if piece.tobytes() != nothing[: piece.nbytes]:

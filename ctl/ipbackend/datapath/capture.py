@@ -8,14 +8,14 @@ import socket
 import struct
 from typing import Any
 
-from bcc import BPF, lib
-
 from ipbackend.capture import Captured, Order
 from ipbackend.datapath import syscall
+from ipbackend.datapath.compiler import BPF, lib
 from ipbackend.datapath.layout import leaf_of
-from ipbackend.datapath.loader import ENTRY, ROADS, Loaded, Program, let_go, load_all
+from ipbackend.datapath.loader import ROADS, Loaded, Program, let_go, load_all
 from ipbackend.datapath.maps import Memory
 from ipbackend.datapath.packet_ring import Ring
+from ipbackend.datapath.pins import ENTRY
 from ipbackend.datapath.tables import ip_to_map
 
 LEAVING = f"{ENTRY}_capture"

@@ -13,6 +13,7 @@ _NO_PREALLOC = 1
 _LICENCE = b"GPL"
 _RETURN = struct.pack("=BBhi", 0x95, 0, 0, 0)
 _PASS = struct.pack("=BBhi", 0xB7, 0, 0, 2) + _RETURN  # r0 = XDP_PASS
+_OLDEST_BCC = (0, 26)  # 0.18 makes no pinned maps, and its compiler aborts at a compare-and-swap
 _JIFFIES, _COARSE_CLOCK, _BUFFER_LENGTH = 118, 160, 188
 
 
@@ -103,9 +104,13 @@ def jited() -> bool | None:
 
 
 def compiler() -> str:
-    """The version of BCC. ImportError: it is not there, or something else is that is called so."""
+    """The version of BCC. ImportError: it is not there, is too old, or is something else that is called so."""
     import bcc
 
     if not hasattr(bcc, "BPF"):
         raise ImportError(f"{bcc.__file__} is another project of that name")
-    return str(getattr(bcc, "__version__", "of unknown version"))
+    version = str(getattr(bcc, "__version__", "of unknown version"))
+    numbers = [int(part) for part in version.split(".")[:2] if part.isdigit()]
+    if numbers and tuple(numbers) < _OLDEST_BCC:
+        raise ImportError(f"BCC {version} is too old: Debian 12 and Ubuntu 24.04 have newer ones")
+    return version

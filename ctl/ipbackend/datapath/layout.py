@@ -11,9 +11,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from bcc import BPF, lib
-
-from ipbackend.errors import NotRunningError
+from ipbackend.datapath.compiler import BPF, lib
+from ipbackend.errors import DatapathError, NotRunningError
 
 Type = Any  # a ctypes type: BCC builds it at run time, so nothing more can be said
 FILE = "layout.json"
@@ -27,8 +26,8 @@ def fingerprint(abi: str) -> int:
     return zlib.crc32(" ".join(code.split()).encode())
 
 
-def describe(program: BPF, maps: list[str], number: int, made_of: int) -> str:
-    """The layouts of a compiled program's maps as text, `number` their fingerprint and `made_of` that of all code."""
+def describe(program: BPF, maps: list[str], number: int) -> str:
+    """The layouts of a compiled program's maps as text, `number` their fingerprint."""
 
     def described(name: str) -> dict[str, Any]:
         keys, leaves = name.encode(), _INNER.get(name, name.encode())
@@ -37,9 +36,7 @@ def describe(program: BPF, maps: list[str], number: int, made_of: int) -> str:
             "leaf": json.loads(lib.bpf_table_leaf_desc(program.module, leaves)),
         }
 
-    return json.dumps(
-        {"fingerprint": number, "made_of": made_of, "maps": {name: described(name) for name in maps}}, indent=1
-    )
+    return json.dumps({"fingerprint": number, "maps": {name: described(name) for name in maps}}, indent=1)
 
 
 class Layouts:
@@ -48,12 +45,17 @@ class Layouts:
     def __init__(self, run_directory: Path) -> None:
         path = run_directory / FILE
         try:
-            content = json.loads(path.read_text())
+            self.text = path.read_text()
         except FileNotFoundError:
             raise NotRunningError(f"{path}: no data plane is loaded (start one: `ipbackend run`)") from None
-        self.fingerprint: int = content["fingerprint"]
-        self.made_of: int = content["made_of"]
-        self._maps: dict[str, Any] = content["maps"]
+        except (OSError, ValueError) as error:
+            raise _unreadable(path, error) from error
+        try:
+            content = json.loads(self.text)
+            self.fingerprint: int = content["fingerprint"]
+            self._maps: dict[str, Any] = content["maps"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise _unreadable(path, error) from error
 
     def names(self) -> list[str]:
         """The names of all maps."""
@@ -62,6 +64,11 @@ class Layouts:
     def types(self, name: str) -> tuple[Type, Type]:
         """A map's key and value; for a map of maps, the key and the inner maps' value."""
         return _decoded(self._maps[name]["key"]), _decoded(self._maps[name]["leaf"])
+
+
+def _unreadable(path: Path, error: Exception) -> DatapathError:
+    what = getattr(error, "strerror", None) or "it is damaged"
+    return DatapathError(f"{path}: {what} (`ipbackend unload`, then run again: its connections end)")
 
 
 def leaf_of(program: BPF, name: bytes) -> Type:

@@ -1,34 +1,37 @@
 """The program: compiled, loaded, pinned. What it forwards is in the maps, which it makes or finds pinned."""
 
+import contextlib
 import ctypes
 import os
+import re
+import secrets
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-from bcc import BPF, lib
 
 from ipbackend.abi import Road
 from ipbackend.datapath import syscall
 from ipbackend.datapath.clock import epoch_of, timer_frequency
+from ipbackend.datapath.compiler import BPF, lib
+from ipbackend.datapath.features import compiler
 from ipbackend.datapath.headers import make_header_tree
 from ipbackend.datapath.layout import FILE, SWEEP_ORDERS, Layouts, describe, fingerprint
-from ipbackend.datapath.maps import PINS, Maps
+from ipbackend.datapath.maps import NOT_MADE, PINS, Maps
+from ipbackend.datapath.pins import ENTRY, PROGRAMS, layout_of, mount, write
 from ipbackend.datapath.source import bpf_directory, expand
 from ipbackend.errors import DatapathError, NotRunningError
 from ipbackend.sizing import flow_index_buckets, gateway_slots, sources
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_libc = ctypes.CDLL(None)
 
-ENTRY, SWEEP = "ipbackend", "ipbackend_sweep"
+SWEEP, GUARD = "ipbackend_sweep", "ipbackend_guard"
 ROADS = {road: f"{ENTRY}_{road.name.lower()}" for road in Road}
-KINDS = {ENTRY: BPF.XDP, SWEEP: BPF.SCHED_CLS} | dict.fromkeys(ROADS.values(), BPF.XDP)
+KINDS = {ENTRY: BPF.XDP, SWEEP: BPF.SCHED_CLS, GUARD: BPF.SCHED_CLS} | dict.fromkeys(ROADS.values(), BPF.XDP)
 FIRST = "ipbackend.c"  # includes all others
-BESIDE = "ipbackend_beside"  # the pin of an entry that is attached in place of the first for a while
-PROGRAMS = "programs"  # the folder of their pins, beside the maps'
-_BPFFS_MAGIC = 0xCAFE4A11
+_BESIDE = "beside"  # the folder of an entry that is attached in place of the first for a while
+_UNFINISHED = "unfinished"  # in it: a set that is being pinned
 _LOG_LINES = 20  # of what the verifier says, the last ones
 
 
@@ -49,6 +52,10 @@ class Loaded:
         ids = {road: syscall.program_id(self._fds[name]) for road, name in ROADS.items()}
         return [road for road, number in ids.items() if maps["roads"].get(int(road)) != number]
 
+    def verified(self) -> dict[str, int]:
+        """How many instructions the kernel's verifier went through, by program."""
+        return {name: syscall.verified_instructions(fd) for name, fd in self._fds.items()}
+
     def close(self) -> None:
         """Let go of all descriptors; what is pinned or attached stays."""
         for fd in self._fds.values():
@@ -64,10 +71,12 @@ class Program(Loaded):
         DatapathError: the maps there are of another layout or size.
         """
         self._pins = run_directory / PINS
+        self._home: Path | None = None  # where the programs are pinned
         self._source = bpf_directory()
         buckets = flow_index_buckets(connections)
-        _mount_bpffs(self._pins)
+        mount(self._pins)
         layout = fingerprint((self._source / "abi.h").read_text() + (self._source / "maps.h").read_text())
+        _clear_leftovers(run_directory)
         self._refuse_other_maps(run_directory, layout, buckets)
         self._text = expand(self._source / FIRST)
         counted_slots = gateway_slots(connections) if counted else 1
@@ -81,10 +90,9 @@ class Program(Loaded):
             "HZ": timer_frequency(),
         }
         _let_go_of_counts(self._pins, counted_slots)
-        made_of = fingerprint(f"{self._text} {self._macros}")
-        fds = self._pinned() if made_of == _made_of(run_directory) else {}
-        super().__init__(fds or self._load(run_directory, layout, made_of))
-        self.sweep = self._fds[SWEEP]
+        self._made_of = f"{fingerprint(f'{self._text} {self._macros}'):08x}"
+        super().__init__(self._pinned() or self._load(run_directory, layout))
+        self.sweep, self.guard = self._fds[SWEEP], self._fds[GUARD]
 
     def set_clock(self, maps: Maps) -> None:
         """Write down which tick it is now, for whoever reads what was seen when."""
@@ -100,46 +108,71 @@ class Program(Loaded):
         return _compiled(self._source, expand(self._source / FIRST, instead), self._macros)
 
     def pin(self) -> None:
-        """Keep the programs under their names, in place of those of an earlier run."""
+        """Have later runs know these programs, all at once; before any of them is attached, or nobody would."""
+        if self._home:
+            return
+        unfinished = self._folder(_UNFINISHED)
         for name, fd in self._fds.items():
-            self._pin(name, fd)
-        self.unpin_beside()
+            syscall.pin(fd, str(unfinished / name))
+        self._home = unfinished.rename(unfinished.with_name(f"{self._made_of}_{secrets.token_hex(4)}"))
+
+    @property
+    def pinned(self) -> bool:
+        """Whether later runs know all of these programs."""
+        home = self._home
+        return home is not None and all((home / name).exists() for name in self._fds)
+
+    def pin_again(self) -> None:
+        """Somebody took pins away."""
+        before, self._home = self._home, None
+        self.pin()
+        if before:
+            _remove(before)
+
+    def forget_others(self) -> None:
+        """No other programs are attached any more."""
+        for path in (self._pins / PROGRAMS).iterdir():
+            if path != self._home:
+                _remove(path)
 
     def pin_beside(self, other: Loaded) -> None:
         """Have later runs know other programs' entry as ours; they replace it by their own."""
-        self._pin(BESIDE, other.entry)
+        syscall.pin(other.entry, str(self._folder(_BESIDE) / ENTRY))
 
     def unpin_beside(self) -> None:
         """It is not attached any more."""
-        (self._pins / PROGRAMS / BESIDE).unlink(missing_ok=True)
+        _remove(self._pins / PROGRAMS / _BESIDE)
 
-    def _pin(self, name: str, fd: int) -> None:
-        folder = self._pins / PROGRAMS
-        folder.mkdir(exist_ok=True)
-        fresh = folder / f"{name}_next"
-        fresh.unlink(missing_ok=True)
-        syscall.pin(fd, str(fresh))
-        fresh.rename(folder / name)
+    def _folder(self, name: str) -> Path:
+        """An empty one among those of the programs."""
+        folder = self._pins / PROGRAMS / name
+        _remove(folder)
+        folder.mkdir(parents=True)
+        return folder
 
     def _pinned(self) -> dict[str, int]:
-        """The programs of an earlier run, all of them or none."""
-        fds: dict[str, int] = {}
-        for name in KINDS:
-            fd = pinned_program(self._pins.parent, name)
-            if fd is None:
-                for one in fds.values():
-                    os.close(one)
-                return {}
-            fds[name] = fd
-        return fds
+        """The programs that an earlier run has made of the same, if they go by the maps that are pinned."""
+        maps = {_id_of_map(self._pins / name) for name in _pinned_maps(self._pins)}
+        for folder in sorted((self._pins / PROGRAMS).glob(f"{self._made_of}_*")):
+            fds = {path.name: syscall.open_pin(str(path)) for path in folder.iterdir()}
+            if fds.keys() == KINDS.keys() and all(maps.issuperset(syscall.program_maps(fd)) for fd in fds.values()):
+                self._home = folder
+                return fds
+            for fd in fds.values():
+                os.close(fd)
+        return {}
 
-    def _load(self, run_directory: Path, layout: int, made_of: int) -> dict[str, int]:
-        """Compile and load them."""
-        compiled = _compiled(self._source, self._text, self._macros)
-        temporary = run_directory / f"{FILE}.tmp"
-        temporary.write_text(describe(compiled, _pinned_maps(self._pins), layout, made_of))
-        temporary.rename(run_directory / FILE)
-        fds = load_all(compiled, KINDS)
+    def _load(self, run_directory: Path, layout: int) -> dict[str, int]:
+        """Compile and load them; of what is refused halfway, nothing remains."""
+        before = _pinned_maps(self._pins)
+        try:
+            compiled = _compiled(self._source, self._text, self._macros)
+            write(run_directory / FILE, describe(compiled, _pinned_maps(self._pins), layout))
+            fds = load_all(compiled, KINDS)
+        except BaseException:
+            for name in set(_pinned_maps(self._pins)) - set(before):
+                (self._pins / name).unlink()
+            raise
         let_go(compiled)
         return fds
 
@@ -148,7 +181,7 @@ class Program(Loaded):
         if not index.exists():
             return
         remedy = "`ipbackend unload`, then run again: its connections end"
-        if Layouts(run_directory).fingerprint != number:
+        if _layout(run_directory) != number:
             raise DatapathError(f"{self._pins}: maps of another version are loaded ({remedy})")
         fd = syscall.open_pin(str(index))
         have = syscall.map_info(fd).max_entries
@@ -168,14 +201,41 @@ def let_go(compiled: BPF) -> None:
 
 
 def _compiled(source: Path, text: str, macros: Mapping[str, object]) -> BPF:
+    try:
+        compiler()
+    except ImportError as error:
+        raise DatapathError(f"{error} (see `ipbackend doctor`)") from error
     with tempfile.TemporaryDirectory(prefix="ipbackend-") as headers:
         os.environ["BCC_KERNEL_SOURCE"] = str(make_header_tree(Path(headers)))
+        said: list[str] = []
         try:
-            return BPF(text=text.encode(), cflags=[f"-D{name}={value}" for name, value in macros.items()])
+            with _listened(said):
+                return BPF(text=text.encode(), cflags=[f"-D{name}={value}" for name, value in macros.items()])
         except Exception as error:  # BCC raises nothing more specific
+            if refused := re.search(r"could not open bpf map: (\S+), error: (.+)", "".join(said)):
+                what, why = refused.groups()
+                raise DatapathError(f"map {Path(what).name}: {NOT_MADE.format(why)}") from error
             raise DatapathError(f"{source}: BCC does not compile it: {error} (its messages are above)") from error
         finally:
             del os.environ["BCC_KERNEL_SOURCE"]
+
+
+@contextlib.contextmanager
+def _listened(said: list[str]) -> Iterator[None]:
+    """What is written to stderr meanwhile, as BCC does from C; it is written there all the same."""
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as heard:
+        os.dup2(heard.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            heard.seek(0)
+            words = heard.read()
+            said.append(words.decode(errors="replace"))
+            with open(2, "wb", closefd=False) as out:
+                out.write(words)
 
 
 def load_all(compiled: BPF, kinds: Mapping[str, int]) -> dict[str, int]:
@@ -187,47 +247,74 @@ def load_all(compiled: BPF, kinds: Mapping[str, int]) -> dict[str, int]:
 
 def load(compiled: BPF, name: str, kind: int) -> int:
     """One program's descriptor. XDP programs take frames of several buffers, which BCC's own loading cannot say."""
-    code = compiled.dump_func(name.encode())
+    try:
+        code, licence = compiled.dump_func(name.encode()), lib.bpf_module_license(compiled.module)
+    except Exception as error:  # BCC raises nothing more specific, and ctypes where it is of another version
+        raise DatapathError(f"{name}: BCC does not give it: {error} (install BCC 0.18 or later)") from error
     flags = syscall.F_XDP_HAS_FRAGS if kind == BPF.XDP else 0
     try:
-        return syscall.program_load(kind, code, lib.bpf_module_license(compiled.module), flags, name)
+        return syscall.program_load(kind, code, licence, flags, name)
     except OSError as error:
         said = "\n".join(str(error.filename or "").splitlines()[-_LOG_LINES:])
         raise DatapathError(f"{name}: the kernel does not take it: {error.strerror}\n{said}") from error
 
 
-def _made_of(run_directory: Path) -> int | None:
-    """The fingerprint of what the programs that are pinned there were made of."""
+def _layout(run_directory: Path) -> int | None:
+    """The fingerprint of the maps that are pinned there: as is written beside them, else as they say themselves."""
     try:
-        return Layouts(run_directory).made_of
+        return Layouts(run_directory).fingerprint
     except NotRunningError:
-        return None
+        return layout_of(run_directory)
 
 
 def pinned_program(run_directory: Path, name: str) -> int | None:
     """A descriptor of the program that an earlier run pinned, if there is one."""
-    try:
-        return syscall.open_pin(str(run_directory / PINS / PROGRAMS / name))
-    except FileNotFoundError:
-        return None
+    found = sorted((run_directory / PINS / PROGRAMS).rglob(name))
+    return syscall.open_pin(str(found[0])) if found else None
 
 
 def entries(run_directory: Path) -> list[int]:
     """Descriptors of the entry programs that an earlier run may have left attached."""
-    found = (pinned_program(run_directory, name) for name in (ENTRY, BESIDE))
-    return [fd for fd in found if fd is not None]
+    return [syscall.open_pin(str(path)) for path in (run_directory / PINS / PROGRAMS).rglob(ENTRY)]
 
 
 def unpin(run_directory: Path) -> list[str]:
     """Take away all pins and the layouts; the kernel frees what is not attached. Returns the maps' names."""
     pins = run_directory / PINS
     names = _pinned_maps(pins)
-    for path in [*pins.glob(f"{PROGRAMS}/*"), *(pins / name for name in names)]:
-        path.unlink()
-    if (pins / PROGRAMS).is_dir():
-        (pins / PROGRAMS).rmdir()
+    _remove(pins / PROGRAMS)
+    for name in names:
+        (pins / name).unlink()
     (run_directory / FILE).unlink(missing_ok=True)
     return names
+
+
+def _clear_leftovers(run_directory: Path) -> None:
+    """Some of the maps, and no programs, are of a load or an unload that was killed: no packet goes by them."""
+    try:
+        whole = {*Layouts(run_directory).names()} <= {*_pinned_maps(run_directory / PINS)}
+    except NotRunningError:
+        whole = False
+    if not whole and not entries(run_directory):
+        unpin(run_directory)
+
+
+def _remove(path: Path) -> None:
+    """A pin, or a folder with all that is in it, if it is there."""
+    if path.is_dir():
+        for one in path.iterdir():
+            _remove(one)
+        path.rmdir()
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _id_of_map(path: Path) -> int:
+    fd = syscall.open_pin(str(path))
+    try:
+        return syscall.map_info(fd).id
+    finally:
+        os.close(fd)
 
 
 def _let_go_of_counts(pins: Path, entries: int) -> None:
@@ -243,15 +330,3 @@ def _let_go_of_counts(pins: Path, entries: int) -> None:
 def _pinned_maps(pins: Path) -> list[str]:
     """The names of what is pinned there; with a dot in the name it is the kernel's own."""
     return sorted(path.name for path in pins.glob("*") if path.is_file() and "." not in path.name)
-
-
-def _mount_bpffs(directory: Path) -> None:
-    """A bpffs of our own: `ip netns exec` hides /sys/fs/bpf, and some systems do not mount it."""
-    directory.mkdir(parents=True, exist_ok=True)
-    kind = ctypes.create_string_buffer(256)  # struct statfs begins with the magic number
-    _libc.statfs(bytes(directory), kind)
-    if int.from_bytes(kind.raw[:4], "little") == _BPFFS_MAGIC:
-        return
-    if _libc.mount(b"bpf", bytes(directory), b"bpf", 0, b"mode=0700") < 0:
-        problem = os.strerror(ctypes.get_errno())
-        raise DatapathError(f"{directory}: cannot mount a bpffs: {problem} (run as root)")

@@ -15,9 +15,13 @@ from ipbackend.datapath import syscall
 from ipbackend.datapath.clock import Clock
 from ipbackend.datapath.directory import Directory
 from ipbackend.datapath.layout import Layouts, Type
-from ipbackend.errors import NotRunningError
+from ipbackend.errors import DatapathError, NotRunningError
 
 PINS = "bpf"
+NOT_MADE = (
+    "the kernel does not make it: {} (lower gateway.max_connections, or give the machine or its cgroup more memory: "
+    "`ipbackend doctor` counts it)"
+)
 _CLEARED = 1  # entries of the inner map that stands for none: every other has more
 _CODES: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}  # of unsigned numbers, by their size
 _PIECE = 128  # rows
@@ -207,9 +211,15 @@ class Map:
             os.close(fd)
 
     def new_inner(self, entries: int, content: bytes = b"") -> int:
-        """The descriptor of a fresh inner array, not in the map yet: for `set_inner`. It begins with `content`."""
+        """The descriptor of a fresh inner array, not in the map yet: for `set_inner`. It begins with `content`.
+
+        DatapathError: the kernel has no memory for it.
+        """
         flags = syscall.F_INNER_MAP | syscall.F_MMAPABLE
-        fd = syscall.map_create(syscall.ARRAY, 4, ctypes.sizeof(self.leaf), entries, flags, self.name)
+        try:
+            fd = syscall.map_create(syscall.ARRAY, 4, ctypes.sizeof(self.leaf), entries, flags, self.name)
+        except OSError as error:
+            raise DatapathError(f"map {self.name}: {NOT_MADE.format(error.strerror)}") from error
         if content:
             Memory.of(fd, self.leaf, entries).bytes[: len(content)] = content
         return fd
@@ -234,6 +244,7 @@ class Maps:
 
     def __init__(self, run_directory: Path) -> None:
         layouts = Layouts(run_directory)
+        self.layout = layouts.text
         self.fingerprint = layouts.fingerprint
         self._maps: dict[str, Map] = {}
         for name in layouts.names():
@@ -253,6 +264,12 @@ class Maps:
         """What the ticks in connections mean."""
         settings = self._maps["gateway"].memory()[0]
         return Clock(settings.epoch, settings.hz)
+
+    @property
+    def seconds_unswept(self) -> float | None:
+        """How long ago a controller last ended what is silent for too long; None: none ever did."""
+        swept = self._maps["gateway"].memory()[0].swept
+        return self.clock.seconds_since(swept) if swept else None
 
     def directory(self, name: str) -> Directory:
         """One of the maps that tell what an address, a port and a protocol are to us."""

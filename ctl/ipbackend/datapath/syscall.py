@@ -1,7 +1,7 @@
 """bpf(2) as Python calls: maps by file descriptor, pins, test runs. It knows no map of ours and no layout.
 
 BCC compiles, loads and describes; it offers none of this for maps that another process has made. Every call
-raises OSError. Attribute layouts: `union bpf_attr` in linux/bpf.h.
+raises BpfError, which is an OSError as well. Attribute layouts: `union bpf_attr` in linux/bpf.h.
 """
 
 import ctypes
@@ -12,13 +12,15 @@ import platform
 import struct
 from dataclasses import dataclass
 
+from ipbackend.errors import DatapathError
+
 _NUMBER = {"x86_64": 321, "aarch64": 280}[platform.machine()]
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY = 0, 1, 2, 3, 4
-_PROG_LOAD, _OBJ_PIN, _OBJ_GET, _PROG_RUN, _MAP_FD_BY_ID, _OBJ_INFO = 5, 6, 7, 10, 14, 15
-_MAP_LOOKUP_BATCH, _MAP_UPDATE_BATCH = 24, 26
+_PROG_LOAD, _OBJ_PIN, _OBJ_GET, _PROG_RUN, _PROG_FD_BY_ID, _MAP_FD_BY_ID, _OBJ_INFO = 5, 6, 7, 10, 13, 14, 15
+_MAP_LOOKUP_BATCH, _MAP_UPDATE_BATCH, _PROG_BIND_MAP = 24, 26, 35
 _BATCH = 4096  # entries that are asked for at a time
 
 ARRAY = 2
@@ -40,13 +42,60 @@ class MapInfo:
     flags: int
 
 
+_NAMES = {
+    _MAP_CREATE: "a map cannot be made",
+    _MAP_LOOKUP: "a map cannot be read",
+    _MAP_UPDATE: "a map cannot be written",
+    _MAP_DELETE: "a map cannot be written",
+    _MAP_NEXT_KEY: "a map cannot be read",
+    _PROG_LOAD: "a program cannot be loaded",
+    _OBJ_PIN: "what is loaded cannot be pinned",
+    _OBJ_GET: "what is pinned cannot be had",
+    _PROG_RUN: "a program cannot be run",
+    _MAP_FD_BY_ID: "a map cannot be had",
+    _OBJ_INFO: "what is loaded tells nothing of itself",
+    _MAP_LOOKUP_BATCH: "a map cannot be read",
+    _MAP_UPDATE_BATCH: "a map cannot be written",
+}
+_REMEDIES = {
+    errno.EPERM: "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON",
+    errno.EACCES: "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON",
+    errno.ENOMEM: "the kernel has no memory for it: fewer members, lower ceilings, or a larger machine",
+    errno.ENOSPC: "there is no room in it: `ipbackend map list` shows how large it is",
+    errno.E2BIG: "there is no room in it: `ipbackend map list` shows how large it is",
+    errno.ENOENT: "it is gone, somebody removed it: restart the daemon",
+    errno.EMFILE: "too many files are open: raise LimitNOFILE",
+    errno.ENFILE: "too many files are open: raise fs.file-max",
+}
+
+
+class BpfError(DatapathError, OSError):
+    """The kernel refuses a call: `errno` and `strerror` are its own."""
+
+    def __init__(self, code: int, what: str, said: str | None = None) -> None:
+        super().__init__(code, os.strerror(code), said)
+        self._what = what
+
+    def __str__(self) -> str:
+        remedy = _REMEDIES.get(self.errno or 0, "see `dmesg`; what forwards goes on")
+        return f"bpf: {self._what}: {self.strerror} ({remedy})"
+
+
+class BpfMissingError(BpfError, FileNotFoundError):
+    """There is no such entry, pin or map."""
+
+
+def _error(code: int, what: str) -> BpfError:
+    return (BpfMissingError if code == errno.ENOENT else BpfError)(code, what)
+
+
 def _call(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
     while True:
         result: int = _libc.syscall(_NUMBER, command, attributes, len(attributes))
         if result >= 0:
             return result
         if ctypes.get_errno() != errno.EINTR:  # a signal ends a test run early: again, as PEP 475 has it
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            raise _error(ctypes.get_errno(), _NAMES[command])
 
 
 def _bpf(command: int, attributes: bytes) -> int:
@@ -147,14 +196,27 @@ def pin(fd: int, path: str) -> None:
 
 
 def open_pin(path: str) -> int:
-    """A descriptor of what is pinned there."""
+    """A descriptor of what is pinned there. FileNotFoundError: nothing is, or there is no directory to pin in."""
     name = ctypes.create_string_buffer(path.encode())
-    return _bpf(_OBJ_GET, struct.pack("QI", _address(name), 0))
+    try:
+        return _bpf(_OBJ_GET, struct.pack("QI", _address(name), 0))
+    except NotADirectoryError as error:
+        raise FileNotFoundError(error.errno, error.strerror, path) from None
 
 
 def map_by_id(number: int) -> int:
     """A descriptor of the map with this id, as a map of maps gives it."""
     return _bpf(_MAP_FD_BY_ID, struct.pack("I", number))
+
+
+def program_by_id(number: int) -> int:
+    """A descriptor of the program with this id, as netlink reports it for an interface."""
+    return _bpf(_PROG_FD_BY_ID, struct.pack("I", number))
+
+
+def bind_map(program_fd: int, map_fd: int) -> None:
+    """Have a map live as long as a program does, whether its code uses it or not."""
+    _bpf(_PROG_BIND_MAP, struct.pack("III", program_fd, map_fd, 0))
 
 
 def _info(fd: int, size: int) -> bytes:
@@ -168,8 +230,18 @@ def map_info(fd: int) -> MapInfo:
     return MapInfo(*struct.unpack("6I", _info(fd, 24)))
 
 
+def map_name(fd: int) -> str:
+    """What it was called when it was made: 15 characters at most."""
+    return _info(fd, 40)[24:].split(b"\0")[0].decode()
+
+
+def program_name(fd: int) -> str:
+    """What it was called when it was loaded: 15 characters at most."""
+    return _info(fd, 80)[64:].split(b"\0")[0].decode()
+
+
 def program_load(kind: int, instructions: bytes, licence: bytes, flags: int, name: str) -> int:
-    """A loaded program's file descriptor. Where the verifier refuses it, the OSError's filename is what it says."""
+    """A loaded program's file descriptor. Where the verifier refuses it, the error's filename is what it says."""
 
     def load(log: ctypes.Array[ctypes.c_char] | None) -> int:
         said = (1, len(log), _address(log)) if log is not None else (0, 0, 0)
@@ -195,13 +267,29 @@ def program_load(kind: int, instructions: bytes, licence: bytes, flags: int, nam
         try:
             return load(log)
         except OSError:
-            raise OSError(error.errno, error.strerror, log.value.decode(errors="replace")) from None
+            said = log.value.decode(errors="replace")
+            raise BpfError(error.errno or 0, _NAMES[_PROG_LOAD], said) from None
 
 
 def program_id(fd: int) -> int:
     """The id of a loaded program, as netlink reports it for an interface."""
     number: int = struct.unpack("II", _info(fd, 8))[1]
     return number
+
+
+def verified_instructions(fd: int) -> int:
+    """How many instructions the verifier went through before it took a program; from a million on it refuses one."""
+    number: int = struct.unpack("I", _info(fd, 220)[216:])[0]
+    return number
+
+
+def program_maps(fd: int) -> list[int]:
+    """The ids of the maps that a loaded program uses."""
+    count = struct.unpack_from("I", _info(fd, 56), 52)[0]
+    ids = ctypes.create_string_buffer(4 * count)
+    info = ctypes.create_string_buffer(struct.pack("52xIQ", count, _address(ids)), 64)
+    _bpf(_OBJ_INFO, struct.pack("IIQ", fd, len(info), _address(info)))
+    return list(struct.unpack(f"{count}I", ids.raw))
 
 
 def jited_size(fd: int) -> int:
@@ -212,7 +300,10 @@ def jited_size(fd: int) -> int:
 
 def map_memory(fd: int, size: int) -> mmap.mmap:
     """The memory of an mmapable array of `size` bytes, shared with the kernel, for reading and writing."""
-    return mmap.mmap(fd, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE, mmap.MAP_SHARED)
+    try:
+        return mmap.mmap(fd, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE, mmap.MAP_SHARED)
+    except OSError as error:
+        raise _error(error.errno or 0, "a map cannot be had in memory") from error
 
 
 def run(fd: int, data: bytes, repeat: int = 1) -> tuple[int, bytes, int]:

@@ -174,6 +174,10 @@ class Tables:
         rounds = -(-self._maps["endpoints"].memory()[endpoint].slots // SWEEP_SLICE)
         return self._run_sweep(endpoint, 0, mode, listener, rounds) if rounds else (0, 0)
 
+    def set_swept(self) -> None:
+        """All endpoints have been looked at: until UNSWEPT seconds from now, openings need not do it."""
+        self._maps["gateway"].memory()[0].swept = max(1, self._maps.clock.now())
+
     def kill(self, endpoint: int, slot: int, state: int) -> bool:
         """End the connection whose slot had this state word; False: it has ended, or a packet was in the way."""
         ended, _ = self._run_sweep(endpoint, slot, SweepMode.KILLED, state // STATE_GENERATION & 0xFFFF_FFFF, 1)
@@ -198,6 +202,16 @@ class Tables:
             if numbers:
                 self._retire(self._maps[name], numbers)
                 numbers.clear()
+
+    def move_clients(self, gone: int, instead: int) -> None:
+        """Have connections whose client came by an interface that is gone be answered by another one.
+
+        A client that only listens would never be heard there, and no packet comes in by the one that is gone.
+        """
+        interfaces = self._maps["conntrack"].memory().values("client_interface")
+        for at, number in enumerate(interfaces):
+            if number == gone:
+                interfaces[at] = instead
 
     def pool(self, number: int) -> Pool:
         """A pool as it is now; of one that is not there, an empty one."""

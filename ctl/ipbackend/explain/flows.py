@@ -10,7 +10,8 @@ from ipbackend.explain.frame import Tuple
 from ipbackend.explain.reader import NOWHERE, Bucket, Connection, Endpoint, Reader
 from ipbackend.sizing import FIRST_SNAT_PORT
 
-SLOT_TRIES, RING_TRIES = 4, 8  # as in open.h and slots.h, held equal by a test
+RING_TRIES = 8  # as in slots.h, held equal by a test
+OPENINGS = 32  # of one packet, each with a slot of its own: what the kernel allows of tail calls, less the first
 
 
 class Flow(NamedTuple):
@@ -73,7 +74,7 @@ def by_slot(
 
 def next_slot(reader: Reader, number: int) -> int:
     """Of an endpoint, as it comes out of its ring, or NOWHERE; one that someone holds is put back."""
-    for place in islice(_drawn(reader.queue(number)), SLOT_TRIES):
+    for place in islice(_drawn(reader.queue(number)), OPENINGS):
         phase = reader.connection(place).phase
         if phase is Phase.FREE or phase >= Phase.CLOSED:
             return place

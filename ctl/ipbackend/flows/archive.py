@@ -66,7 +66,7 @@ class Archive:
         StoreError: nothing was kept.
         """
         with _errors(self._files.folder, "write to it"):
-            if self._file is None or self._entries >= self._segment or time.time() - self._began > DAY:
+            if self._file is None or self._entries >= self._segment or abs(time.time() - self._began) > DAY:
                 self._begin()
             assert self._file is not None
             self._file.execute("BEGIN IMMEDIATE")
@@ -83,10 +83,10 @@ class Archive:
         self._entries += len(records) // RECORD.size + len(more)
         self.mark = mark
 
-    def expire(self, days: int, limit: int) -> None:
+    def expire(self, oldest: float, limit: int) -> None:
         """Drop files that are too old, or too many: `limit` is in bytes."""
         with _errors(self._files.folder, "remove old files"):
-            for path in self._files.expire(days, limit):
+            for path in self._files.expire(oldest, limit):
                 log.info("flow log: %s is dropped", path.name)
 
     def _begin(self) -> None:

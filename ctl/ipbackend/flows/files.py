@@ -1,7 +1,6 @@
 """A row of files, written one after the other and dropped from the oldest on. It knows nothing of what is in them."""
 
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,12 +31,12 @@ class Files:
         """Bytes of all together, with what lies beside them (a database's log)."""
         return sum(_size(path) for path in self.paths())
 
-    def expire(self, days: int, limit: int) -> list[Path]:
-        """Drop those not written to for so many days, and the oldest while all take more than `limit` bytes.
+    def expire(self, oldest: float, limit: int) -> list[Path]:
+        """Drop those not written to since `oldest`, and the oldest while all take more than `limit` bytes.
 
         The newest stays whatever it takes. Returns those that are gone.
         """
-        gone, total, oldest = [], self.size(), time.time() - days * DAY
+        gone, total = [], self.size()
         for path in self.paths()[:-1]:
             if total <= limit and path.stat().st_mtime >= oldest:
                 break

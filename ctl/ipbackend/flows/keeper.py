@@ -19,7 +19,9 @@ from ipbackend.datapath.maps import PINS, Maps
 from ipbackend.datapath.ring import Ring
 from ipbackend.errors import IpbackendError, NotRunningError
 from ipbackend.flows.archive import Archive, Reader
+from ipbackend.flows.calendar import Calendar
 from ipbackend.flows.event import RECORD, STRUCT, Event, counted
+from ipbackend.flows.files import DAY
 from ipbackend.flows.lines import Journal, Lines
 from ipbackend.flows.mark import Mark
 from ipbackend.model import FlowLog, Gateway
@@ -56,8 +58,8 @@ class Sink(Protocol):
     def write(self, records: bytes, offset: int, more: Sequence[Event], mark: Mark) -> None:
         """Keep a ring's records, `offset` added to their times, and more events. StoreError: not now."""
 
-    def expire(self, days: int, limit: int) -> None:
-        """Drop what is too old or too much."""
+    def expire(self, oldest: float, limit: int) -> None:
+        """Drop what is older than `oldest`, in seconds since 1970, or beyond `limit` bytes."""
 
     def close(self) -> None:
         """Let go of it."""
@@ -116,6 +118,7 @@ class Keeper:
         self._kind = FlowLog.OFF
         self._stopping = threading.Event()
         self._expired = 0.0
+        self._calendar = Calendar()
         self._standing = Standing()
         self._thread = threading.Thread(target=self._run, name="flow log", daemon=True)
 
@@ -157,7 +160,8 @@ class Keeper:
             return
         self.drain()
         if time.monotonic() >= self._expired:
-            self._sink.expire(gateway.flow_log_days, gateway.flow_log_megabytes * 1_000_000)
+            oldest = self._calendar.now() - gateway.flow_log_days * DAY
+            self._sink.expire(oldest, gateway.flow_log_megabytes * 1_000_000)
             self._expired = time.monotonic() + EXPIRE
         if self._standing.problem:
             log.info("flow log: events are kept again")

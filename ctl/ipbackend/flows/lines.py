@@ -76,10 +76,10 @@ class Lines(_Marked):
             self._add(self._file, "".join(f"{line(one)}\n" for one in told(records, offset, more)).encode())
             self._keep(mark)
 
-    def expire(self, days: int, limit: int) -> None:
+    def expire(self, oldest: float, limit: int) -> None:
         """Drop files that are too old, or too many: `limit` is in bytes."""
         with _errors(self._files.folder):
-            self._files.expire(days, limit)
+            self._files.expire(oldest, limit)
 
     @staticmethod
     def _add(file: BinaryIO, lines: bytes) -> None:
@@ -119,7 +119,7 @@ class Journal(_Marked):
                 self._socket.send(entry(one))
             self._keep(mark)
 
-    def expire(self, days: int, limit: int) -> None:
+    def expire(self, oldest: float, limit: int) -> None:
         """The journal keeps its own house."""
 
 

@@ -7,6 +7,7 @@ what is ready goes before the timers, and the time that the loop was away is add
 
 import asyncio
 import errno
+import logging
 import os
 import socket
 import ssl
@@ -14,6 +15,7 @@ import struct
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from typing import Concatenate, ParamSpec, TypeVar
 
 import h11
 
@@ -23,6 +25,8 @@ from ipbackend.health.echo import Echo
 from ipbackend.health.questions import Question
 from ipbackend.health.states import Code, Reason
 from ipbackend.model import Check
+
+log = logging.getLogger(__name__)
 
 IP_BIND_ADDRESS_NO_PORT = 24  # the port is chosen by connect, for this destination: linux/in.h
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close by a RST
@@ -35,6 +39,8 @@ OURS = frozenset(
         *(errno.EACCES, errno.EPERM, errno.EINVAL, errno.EAGAIN),
     )
 )
+# Said at once, by our own kernel: a route was taken away, or an interface is down. The member has no part in it.
+NO_WAY_OUT = frozenset((errno.ENETUNREACH, errno.ENETDOWN))
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,20 @@ class Unasked:
 
 
 Answer = Reason | Unasked | None  # None is a good one
+Self = TypeVar("Self", bound="Asking")
+More = ParamSpec("More")
+
+
+def _ending(step: Callable[Concatenate[Self, More], None]) -> Callable[Concatenate[Self, More], None]:
+    """A step that the loop calls: a bug in it is told with its traceback, once, and ends this one asking."""
+
+    def stepped(asking: Self, /, *args: More.args, **kwargs: More.kwargs) -> None:
+        try:
+            step(asking, *args, **kwargs)
+        except Exception as error:
+            asking.give_up(error)
+
+    return stepped
 
 
 class Prober:
@@ -57,6 +77,7 @@ class Prober:
         self.tls.check_hostname = False  # a member is asked whether it serves, not who it is
         self.tls.verify_mode = ssl.CERT_NONE
         self._echoes: dict[IPv4Address | None, Echo] = {}
+        self.bugs: set[str] = set()  # that have been told of
 
     def ask(self, question: Question, done: Callable[[Answer], None]) -> "Asking":
         """Begin to ask; `done` is called once, with the answer, unless it is cancelled before."""
@@ -95,6 +116,7 @@ class Asking:
         self._timer: asyncio.TimerHandle | None = None
         self._away = prober.attention.away()
 
+    @_ending
     def begin(self) -> None:
         """Send the first packet."""
         if self._done is None:
@@ -103,12 +125,24 @@ class Asking:
         try:
             self._begin()
         except OSError as error:
-            self._failed(error)
+            if error.errno in NO_WAY_OUT:
+                self._end(Unasked(f"at {self._question.address}: {os.strerror(error.errno)}"))
+            else:
+                self._failed(error)
 
     def cancel(self) -> None:
         """Ask no more; nothing is told."""
         self._done = None
         self._release()
+
+    def give_up(self, error: Exception) -> None:
+        """Nothing is known of the member: what it was asked by has a bug."""
+        what = f"{type(error).__name__}: {error}"
+        if what not in self._prober.bugs:
+            self._prober.bugs.add(what)
+            where = self._question.address, self._question.port
+            log.error("a bug in a health check, of %s:%d", *where, exc_info=error)
+        self._end(Unasked(f"for a bug of the gateway's own ({what})"))
 
     def _begin(self) -> None:
         raise NotImplementedError
@@ -149,6 +183,7 @@ class Asking:
             sock.bind((str(self._question.source), 0))
         return sock.connect_ex((str(self._question.address), self._question.port))
 
+    @_ending
     def _over(self) -> None:
         """The time is over, unless the loop was away meanwhile."""
         away = self._prober.attention.away()
@@ -169,6 +204,7 @@ class AskingTcp(Asking):
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self._loop.add_writer(self._socket.fileno(), self._ready)
 
+    @_ending
     def _ready(self) -> None:
         if self._socket is None:
             return
@@ -240,6 +276,7 @@ class AskingHttp(AskingTcp):
         else:
             self._send(self._exchange.request)
 
+    @_ending
     def _send(self, data: bytes) -> None:
         """As much as goes; the rest when there is room."""
         if self._socket is None:
@@ -256,6 +293,7 @@ class AskingHttp(AskingTcp):
         else:
             self._loop.remove_writer(self._socket.fileno())
 
+    @_ending
     def _readable(self) -> None:
         if self._socket is None:
             return
@@ -323,6 +361,7 @@ class AskingUdp(Asking):
         self._echo = self._prober.echo(self._question.source)
         self._token = self._echo.send(self._question.address, self._echoed)
 
+    @_ending
     def _echoed(self) -> None:
         self._echo = None
         try:
@@ -334,6 +373,7 @@ class AskingUdp(Asking):
         except OSError as error:
             self._failed(error)
 
+    @_ending
     def _readable(self) -> None:
         if self._socket is None:
             return
