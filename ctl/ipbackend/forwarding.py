@@ -80,7 +80,8 @@ class Forwarding:
             self.reconciler = Reconciler(network, self._tables)
             self.auditor = Auditor(self.maps)
             self._departures = Departures(self._tables, self.reconciler, Farewell(self.maps, network.send))
-            self._last_opened: dict[int, tuple[int, float]] = {}  # by endpoint: its ring's head, and when it was there
+            # By endpoint: its ring's head, when it was there, and whether all has been swept that rested since.
+            self._last_opened: dict[int, tuple[int, float, bool]] = {}
             self._opened = opened.pop_all()
 
     def close(self) -> None:
@@ -243,13 +244,15 @@ class Forwarding:
 
     def _rests(self, number: int) -> bool:
         """Whether an endpoint has no connections, and opened none for so long that every slot has rested."""
-        load = self.maps["load"].memory()[number]
-        opened, since = self._last_opened.get(number, (-1, 0.0))
+        load, now = self.maps["load"].memory()[number], time.monotonic()
+        opened, since, swept = self._last_opened.get(number, (-1, 0.0, False))
         if load.active or load.head != opened:
-            self._last_opened[number] = (load.head, time.monotonic())
+            self._last_opened[number] = (load.head, now, False)
             return False
-        rest: int = self.maps["gateway"].memory()[0].rest
-        return time.monotonic() - since > rest + REST_MARGIN
+        if not swept:  # one sweep comes after the rest, however late it is
+            rest: int = self.maps["gateway"].memory()[0].rest
+            self._last_opened[number] = (opened, since, now - since > rest + REST_MARGIN)
+        return swept
 
     def _settle(self, gateway: Gateway) -> None:
         """The settings of a fresh data plane; one that is taken over keeps its secret, its connections hang on it."""

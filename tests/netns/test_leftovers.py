@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -153,3 +155,15 @@ def test_a_descriptor_that_the_daemon_keeps_is_seen(empty: Gateway) -> None:
         client.request("GET", "/ipbackend/status")
         wait_until(more)
     wait_until(lambda: not more())
+
+
+def test_slots_come_back_though_the_daemon_was_held_up_while_they_rested(empty: Gateway, lab: Lab) -> None:
+    """Its sweep saw them closed, and comes again only when all must have rested."""
+    empty.apply(SMALL.replace("rest = 1\n", "rest = 3\n"))
+    with connect(lab["client"], CLIENT, WEB) as connection:
+        connection.get()
+    time.sleep(1.5)  # a sweep
+    os.kill(empty.pid, signal.SIGSTOP)
+    time.sleep(9)  # the rest, and the margin
+    os.kill(empty.pid, signal.SIGCONT)
+    wait_until(lambda: left(empty) == [], 30)
