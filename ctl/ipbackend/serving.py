@@ -47,7 +47,10 @@ class Protocol(H11Protocol):
             self._looking.cancel()
 
     def _look(self) -> None:
-        """Cut off who owes the rest of the same request as the last time, or has taken nothing of an answer since."""
+        """Cut off who owes the rest of the same request as the last time, or has taken nothing of an answer since.
+
+        That is seen in steps of some 160 KB, for the kernel takes no more before a reader has taken as much.
+        """
         unread = self.transport.get_write_buffer_size()
         owes = self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
         seen = (self.cycle, owes, unread) if owes or unread else ()
