@@ -150,7 +150,11 @@ class Service:
             revision=control.revision,
         )
         carried = ""
-        with contextlib.suppress(NotRunningError), control.looking() as view, instruments.timed(instruments.scrapes):
+        with (
+            contextlib.suppress(NotRunningError, DatapathError),
+            control.looking() as view,
+            instruments.timed(instruments.scrapes),
+        ):
             carried = metrics.of_view(view)
         return metrics.of_state(state) + carried + instruments.text()
 

@@ -1,6 +1,7 @@
 """Has what the daemon is built on fail on order: bpf(2), netlink and SQLite, as they would, below our own code.
 
-Imported before the command line by whoever starts it; the order is a file in the run directory, read at every call.
+`begin` is called before the command line by whoever starts it; the order is a file in the run directory, read at
+every call.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Library:
 _ask = Network._ask
 
 
-def ask(self: Network, kind: str, verb: str, **wanted: Any) -> Any:
+def ask(self: Network, kind: str, verb: str, /, **wanted: Any) -> Any:
     how = ordered("netlink")
     if how == "timeout":
         raise TimeoutError("timed out")
@@ -82,6 +83,8 @@ def connect(*arguments: Any, **more: Any) -> sqlite3.Connection:
     return _connect(*arguments, **{**more, "factory": Connection})
 
 
-syscall._libc = Library(syscall._libc)  # type: ignore[assignment]
-Network._ask = ask  # type: ignore[method-assign]
-sqlite3.connect = connect  # type: ignore[assignment]
+def begin() -> None:
+    """From here on, in this process."""
+    syscall._libc = Library(syscall._libc)  # type: ignore[assignment]
+    Network._ask = ask  # type: ignore[method-assign]
+    sqlite3.connect = connect  # type: ignore[assignment]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,8 @@ def test_both_ends_of_an_expired_connection_learn_it(gateway: Gateway, lab: Lab,
         connect(lab["client"], None, WEB) as connection,
         Maps(gateway.run_directory) as maps,
     ):
-        assert connection.get().identity.member == member
+        answered = connection.get().identity
+        assert answered.member == member
         connection.download(200_000)
         make_impatient(maps)
 
@@ -34,7 +37,7 @@ def test_both_ends_of_an_expired_connection_learn_it(gateway: Gateway, lab: Lab,
         members_wire.expect(lambda packet: packet.haslayer("TCP") and "R" in packet["TCP"].flags)
         rows = gateway.json("member", "list", "--pool", "web")
         assert (rows[0]["active"], rows[0]["expired"]) == (0, 1)
-        wait_until(lambda: established_at(lab, member) == 0)
+        wait_until(lambda: answered.peer not in established_at(lab, member))
 
 
 def make_impatient(maps: Maps) -> None:
@@ -50,8 +53,9 @@ def make_impatient(maps: Maps) -> None:
                 connections[slot].idle_timeout = 1
 
 
-def established_at(lab: Lab, member: str) -> int:
-    """TCP connections that the member's kernel takes for established."""
+def established_at(lab: Lab, member: str) -> set[str]:
+    """Whom the member's kernel takes for connected to it by TCP, as "address:port" each."""
     with lab[member]:
         lines = Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]
-    return sum(line.split()[3] == "01" for line in lines)
+    ends = [line.split()[2].split(":") for line in lines if line.split()[3] == "01"]
+    return {f"{IPv4Address(int(address, 16).to_bytes(4, sys.byteorder))}:{int(port, 16)}" for address, port in ends}

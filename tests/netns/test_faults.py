@@ -22,7 +22,11 @@ from tests.netns.test_daemon import ask, status, wait_until
 
 pytestmark = pytest.mark.root
 
-FAULTY = (sys.executable, "-c", "import tests.netns.faults; from ipbackend.cli import main; main()")
+FAULTY = (
+    sys.executable,
+    "-c",
+    "from tests.netns import faults; faults.begin(); from ipbackend.cli import main; main()",
+)
 FAULTS: dict[str, tuple[str, Any]] = {
     **{
         f"bpf-{errno.errorcode[code]}": ("bpf", code)

@@ -383,6 +383,10 @@ STUB = """
 #include "abi.h"
 #include "maps.h"
 %s
+int ipbackend_guard(struct __sk_buff *skb)
+{
+	return -1;
+}
 int ipbackend_sweep(struct __sk_buff *skb)
 {
 	struct sweep *sweep = (void *)(long)skb->data;

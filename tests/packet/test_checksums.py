@@ -69,10 +69,11 @@ def test_random_clients(dataplane):
     for _ in range(300):
         syn = SYN.copy()
         syn[IP].src = str(IPv4Address(random.randrange(11 << 24, 100 << 24)))
-        syn[TCP].sport = random.randrange(1, 65536)
+        syn[TCP].sport, syn[TCP].seq = random.randrange(1, 65536), random.getrandbits(32)
         flow = dataplane.open(syn)
-        send(dataplane, "reply", flow, b"", {}, flags="SA", seq=random.getrandbits(32))
-        send(dataplane, "request", flow, b"", {}, flags="R", seq=random.getrandbits(32))
+        answer = {"flags": "SA", "seq": random.getrandbits(32), "ack": (syn[TCP].seq + 1) % 2**32}
+        send(dataplane, "reply", flow, b"", {}, **answer)
+        send(dataplane, "request", flow, b"", {}, flags="R", seq=answer["ack"])
 
 
 @pytest.mark.parametrize("side", ["request", "reply"])

@@ -250,7 +250,7 @@ def load(compiled: BPF, name: str, kind: int) -> int:
     try:
         code, licence = compiled.dump_func(name.encode()), lib.bpf_module_license(compiled.module)
     except Exception as error:  # BCC raises nothing more specific, and ctypes where it is of another version
-        raise DatapathError(f"{name}: BCC does not give it: {error} (install BCC 0.18 or later)") from error
+        raise DatapathError(f"{name}: BCC does not give it: {error} (install BCC 0.26 or later)") from error
     flags = syscall.F_XDP_HAS_FRAGS if kind == BPF.XDP else 0
     try:
         return syscall.program_load(kind, code, licence, flags, name)
