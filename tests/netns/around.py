@@ -45,7 +45,9 @@ def status(gateway: Gateway) -> dict[str, Any]:
 def metric(gateway: Gateway, name: str) -> float:
     """A metric without labels."""
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(gateway.run_directory / "api.sock"))) as http:
-        lines = http.get("http://gateway/metrics").text.splitlines()
+        answer = http.get("http://gateway/metrics")
+    assert answer.status_code == 200, answer.text
+    lines = answer.text.splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith(f"ipbackend_{name} "))
 
 

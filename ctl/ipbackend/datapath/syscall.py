@@ -82,7 +82,7 @@ class BpfError(DatapathError, OSError):
 
 
 class BpfMissingError(BpfError, FileNotFoundError):
-    """There is no such entry, pin or map."""
+    """There is no such entry, pin or map, nor a directory to pin in."""
 
 
 def _error(code: int, what: str) -> BpfError:
@@ -200,8 +200,10 @@ def open_pin(path: str) -> int:
     name = ctypes.create_string_buffer(path.encode())
     try:
         return _bpf(_OBJ_GET, struct.pack("QI", _address(name), 0))
-    except NotADirectoryError as error:
-        raise FileNotFoundError(error.errno, error.strerror, path) from None
+    except BpfError as error:
+        if error.errno != errno.ENOTDIR:
+            raise
+        raise _error(errno.ENOENT, _NAMES[_OBJ_GET]) from None
 
 
 def map_by_id(number: int) -> int:
