@@ -203,7 +203,7 @@ def open_pin(path: str) -> int:
     except BpfError as error:
         if error.errno != errno.ENOTDIR:
             raise
-        raise _error(errno.ENOENT, _NAMES[_OBJ_GET]) from None
+        raise BpfMissingError(errno.ENOTDIR, _NAMES[_OBJ_GET]) from None
 
 
 def map_by_id(number: int) -> int:
