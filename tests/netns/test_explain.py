@@ -13,7 +13,7 @@ from tests.netns.gateway import Gateway
 from tests.netns.lab import CLIENT, MEMBERS, SHOP_VIP, Lab
 
 pytestmark = pytest.mark.root
-PORTS = range(45_000, 45_008)
+PORTS = range(20_000, 20_008)  # that no other connection is given by chance
 
 
 @pytest.fixture
