@@ -17,13 +17,13 @@ CONNECTIONS = 1_000
 # By the kernel that runs here, whatever VM_KERNEL is; nothing of it outlives the process that the mounts belong to.
 COMPILING = """\
 mount -t tmpfs tmpfs "$1/tmp"
-mkdir "$1/tmp/bpf" "$1/tmp/work"
+mkdir "$1/tmp/bpf" "$1/tmp/source"
 mount -t bpf bpf "$1/tmp/bpf"
-mount --bind "$2" "$1/tmp/work"
+mount --bind "$2" "$1/tmp/source"
 root=$1
 shift 2
 exec chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp \
-	python3 /tmp/work/compiling.py /tmp/work/ipbackend.c /tmp/work/headers "$@"
+	python3 /tmp/source/compiling.py /tmp/source/ipbackend.c /tmp/source/headers "$@"
 """
 
 
