@@ -119,6 +119,7 @@ class Server:
         path.unlink(missing_ok=True)
         self._ready.bind(str(path))
         os.environ |= {"NOTIFY_SOCKET": str(path), "IPBACKEND_RUN_DIR": str(self._run_directory)}
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # by the compiler's process: no step of ours
         self._selector.register(sys.stdin, selectors.EVENT_READ, self._obey)
         self._selector.register(self._ready, selectors.EVENT_READ, self._told)
         self._waiting = False

@@ -6,21 +6,17 @@ It knows the shape of a bare TCP segment and nothing of what becomes of it: the 
 from __future__ import annotations
 
 import os
-import struct
-import tempfile
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from bcc import BPF  # noqa: TID251 - a program beside the data plane, not a part of it
-
 from ipbackend.abi import NUMBERS
 from ipbackend.datapath import syscall
-from ipbackend.datapath.headers import make_header_tree
-from ipbackend.datapath.loader import load
-from ipbackend.datapath.maps import PINS
+from ipbackend.datapath.compiler import build
+from ipbackend.datapath.layout import type_of
+from ipbackend.datapath.maps import PINS, Map
 from ipbackend.datapath.tables import ip_to_map
 from tests.packet import cast
 
@@ -144,22 +140,23 @@ class Driver:
             "MAX_ENDPOINTS": NUMBERS,
             "LOAD_PIN": f'"{run_directory / PINS / "load"}"',
         }
-        with tempfile.TemporaryDirectory(prefix="ipbackend-") as headers:
-            os.environ["BCC_KERNEL_SOURCE"] = str(make_header_tree(Path(headers)))
-            self._bpf = BPF(text=_TEXT.encode(), cflags=[f"-D{name}={value}" for name, value in macros.items()])
-            del os.environ["BCC_KERNEL_SOURCE"]
-        self._program = load(self._bpf, "drive", BPF.XDP)
+        names = ("entry", "orders", "chosen")
+        built = build(_TEXT, macros, {"drive": syscall.XDP}, names)
+        self._program = built.programs["drive"]
+        self._entry, self._orders, self._chosen = (
+            Map(name, built.maps[name], *map(type_of, built.layouts[name].values())) for name in names
+        )
         self.aim(entry_program)
         self.cpus = sorted(os.sched_getaffinity(0))
 
     def aim(self, entry_program: int) -> None:
         """Hand packets to this one from here on."""
-        syscall.update(self._bpf[b"entry"].map_fd, bytes(4), entry_program.to_bytes(4, "little"))
+        self._entry.set(0, entry_program)
 
     def choose(self, tuples: Iterable[tuple[int, int]]) -> None:
         """What bursts of chosen tuples send: clients (their addresses as numbers) and their ports, by row."""
         for row, (client, port) in enumerate(tuples):
-            syscall.update(self._bpf[b"chosen"].map_fd, struct.pack("I", row), struct.pack("II", client, port))
+            self._chosen.set(row, self._chosen.leaf(client=client, port=port))
 
     def send(self, *bursts: Burst, vip: str = cast.VIP, port: int = 80, watched: int = 0) -> int:
         """One burst for each CPU, all at the same time; returns when all are sent.
@@ -177,12 +174,11 @@ class Driver:
             thread.start()
         for thread in threads:
             thread.join()
-        return max(self._bpf[b"orders"][cpu].highest for cpu in self.cpus[: len(bursts)])
+        return max(self._orders.get(cpu).highest for cpu in self.cpus[: len(bursts)])
 
     def _send(self, start: threading.Barrier, cpu: int, burst: Burst, vip: str, port: int, watched: int) -> None:
         os.sched_setaffinity(0, {cpu})
-        orders = self._bpf[b"orders"]
-        orders[cpu] = orders.Leaf(
+        orders = self._orders.leaf(
             first=burst.first,
             span=burst.span or burst.packets,
             destination=ip_to_map(IPv4Address(vip)),
@@ -192,9 +188,10 @@ class Driver:
             chosen=burst.chosen,
             watched=watched,
         )
+        self._orders.set(cpu, orders)
         start.wait()
         syscall.run(self._program, bytes(FRAME), burst.packets)
 
     def close(self) -> None:
-        os.close(self._program)
-        self._bpf.cleanup()
+        for fd in (self._program, self._entry.fd, self._orders.fd, self._chosen.fd):
+            os.close(fd)

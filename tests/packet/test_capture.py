@@ -18,6 +18,7 @@ from ipbackend.abi import Verdict
 from ipbackend.capture import Captured, Order
 from ipbackend.datapath import loader, pins, syscall
 from ipbackend.datapath.capture import Capture
+from ipbackend.datapath.compiling import compiled
 from ipbackend.datapath.source import bpf_directory, expand
 from tests.packet import cast
 from tests.packet.cast import CLIENT, FROM_CLIENT, MEMBER, OTHER_CLIENT, SECOND_VIP, SYN, UDP_MEMBER, VIP
@@ -267,8 +268,8 @@ def test_what_shows_nothing_costs_nothing(loaded: Dataplane) -> None:
     """The programs are, instruction for instruction, those of a text without any look at packets."""
 
     def code(text: str) -> dict[str, bytes]:
-        compiled = loader._compiled(bpf_directory(), text, loaded.program._macros)
-        return {name: bytes(_without_maps(compiled.dump_func(name.encode()))) for name in loader.KINDS}
+        made = compiled(text, loaded.program._macros)
+        return {name: bytes(_without_maps(made.dump_func(name.encode()))) for name in loader.KINDS}
 
     text = expand(bpf_directory() / loader.FIRST)
     blind = re.sub(r"\t(arrived|left)\(.*\);\n", "", text)

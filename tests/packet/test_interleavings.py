@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bcc import BPF  # noqa: TID251 - a kind of program
 
 from ipbackend.abi import Road, SweepMode, Verdict
+from ipbackend.datapath import syscall
 from ipbackend.datapath.audit import audit
-from ipbackend.datapath.loader import ENTRY, ROADS, load_all
+from ipbackend.datapath.loader import ENTRY, ROADS
 from ipbackend.datapath.source import bpf_directory
 from tests.packet.conftest import Dataplane
 from tests.packet.driver import RST, SYN, Burst, Driver
@@ -74,9 +74,8 @@ def drawn_out(folder: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def slow(loaded: Dataplane, driver: Driver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
     """Sends packets through the program that is drawn out, on the same maps."""
-    compiled = loaded.program.variant(drawn_out(tmp_path_factory.mktemp("bpf")))
-    programs = load_all(compiled, {ENTRY: BPF.XDP, ROADS[Road.OPEN]: BPF.XDP})
-    compiled.cleanup()
+    kinds = dict.fromkeys((ENTRY, ROADS[Road.OPEN]), syscall.XDP)
+    programs = loaded.program.variant(drawn_out(tmp_path_factory.mktemp("bpf")), kinds).programs
     loaded.maps["roads"].set(int(Road.OPEN), programs[ROADS[Road.OPEN]])
     driver.aim(programs[ENTRY])
     yield driver

@@ -170,16 +170,6 @@ def test_memory_that_cannot_be_mapped() -> None:
 # BCC
 
 
-def command(prelude: str, *arguments: str, directory: Path) -> subprocess.CompletedProcess[str]:
-    code = f"{prelude}\nfrom ipbackend.cli import main\nmain()"
-    return subprocess.run(
-        [sys.executable, "-c", code, "--run-dir", str(directory), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 ABSENT = {
     "no module": "import sys; sys.modules['bcc'] = None",
     "another project of that name": "import sys, types; sys.modules['bcc'] = types.ModuleType('bcc')",
@@ -195,22 +185,24 @@ sys.meta_path.insert(0, Finder())
 
 
 @pytest.mark.parametrize("prelude", ABSENT.values(), ids=ABSENT)
-def test_without_bcc(tmp_path: Path, prelude: str) -> None:
-    done = command(prelude, "run", "--store", str(tmp_path / "store.db"), directory=tmp_path)
+def test_without_bcc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, prelude: str) -> None:
+    from ipbackend.datapath import compiler
 
-    assert done.returncode == 1
-    assert re.fullmatch(r"Error: bcc: .+ \(.*apt install python3-bpfcc.*\)\n", done.stderr), done.stderr
+    (tmp_path / "sitecustomize.py").write_text(prelude)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(DatapathError, match=r"^bcc: .+ \(.*apt install python3-bpfcc.*\)$"):
+        compiler.build("", {}, {})
 
 
 def test_what_bcc_does_not_compile_or_give(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from ipbackend.datapath import loader
+    from ipbackend.datapath import compiling
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise Exception("Failed to compile BPF module <text>")
 
-    monkeypatch.setattr(loader, "BPF", refuse)
+    monkeypatch.setattr("bcc.BPF", refuse)
     with pytest.raises(DatapathError, match=r"BCC does not compile it: Failed to compile .+ \(.+\)$"):
-        loader._compiled(tmp_path, "", {})
+        compiling.compiled("", {})
     monkeypatch.undo()
 
     class Older:
@@ -220,7 +212,41 @@ def test_what_bcc_does_not_compile_or_give(monkeypatch: pytest.MonkeyPatch, tmp_
             raise AttributeError("/lib/libbcc.so.0: undefined symbol: bpf_function_start")
 
     with pytest.raises(DatapathError, match=r"BCC does not give it: .+undefined symbol.+ \(.+\)$"):
-        loader.load(Older(), "ipbackend", 6)
+        compiling.load(Older(), "ipbackend", 6)
+
+
+ENDS = {
+    "killed": ("#!/bin/sh\nkill -9 $$\n", "the compiler ended with status -9"),
+    "without a word": ("#!/bin/sh\n", "the compiler ended with status 0"),
+    "not there": ("", "the compiler does not begin: "),
+}
+
+
+@pytest.mark.parametrize(("script", "said"), ENDS.values(), ids=ENDS)
+def test_a_compiler_that_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, said: str) -> None:
+    from ipbackend.datapath import compiler
+
+    python = tmp_path / "python3"
+    if script:
+        python.write_text(script)
+        python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(DatapathError, match=said) as told:
+        compiler.build("", {}, {})
+    assert REMEDY.search(str(told.value))
+
+
+def test_a_compiler_whose_descriptors_have_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ipbackend.datapath import compiler
+
+    answer = subprocess.CompletedProcess([], 0, b'{"descriptors": ["one", "two"], "layouts": {}}', b"")
+    monkeypatch.setattr(compiler.subprocess, "run", lambda *_, **__: answer)
+    received = os.open(os.devnull, os.O_RDONLY)
+    monkeypatch.setattr(compiler.socket, "recv_fds", lambda *_: (b".", [received], 0, None))
+    with pytest.raises(DatapathError, match=r"2 more files cannot be open \(.+\)$"):
+        compiler.build("", {}, {"one": 6, "two": 6})
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(received)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"fingerprint": 1}', "\x00" * 100])

@@ -10,17 +10,17 @@ from typing import Any
 
 from ipbackend.capture import Captured, Order
 from ipbackend.datapath import syscall
-from ipbackend.datapath.compiler import BPF, lib
-from ipbackend.datapath.layout import leaf_of
-from ipbackend.datapath.loader import ROADS, Loaded, Program, let_go, load_all
+from ipbackend.datapath.layout import type_of
+from ipbackend.datapath.loader import ROADS, Loaded, Program
 from ipbackend.datapath.maps import Memory
 from ipbackend.datapath.packet_ring import Ring
 from ipbackend.datapath.pins import ENTRY
 from ipbackend.datapath.tables import ip_to_map
 
 LEAVING = f"{ENTRY}_capture"
-KINDS = dict.fromkeys((ENTRY, *ROADS.values(), LEAVING), BPF.XDP)
+KINDS = dict.fromkeys((ENTRY, *ROADS.values(), LEAVING), syscall.XDP)
 _INSTEAD = {"quiet.h": "capture.h"}
+_MAPS = ("capture_orders", "capture_tallies", "capture_ring", "capture_road")
 _HEADER = struct.Struct("Q8I")  # struct captured
 _SECOND = 10**9
 _BURST = _SECOND // 10  # packets of so many nanoseconds may come at once
@@ -31,18 +31,18 @@ class Capture(Loaded):
 
     def __init__(self, program: Program, order: Order) -> None:
         """Loaded, on the maps of `program`, and not joined or attached. DatapathError: they cannot be."""
-        compiled = program.variant(_INSTEAD)
-        try:
-            super().__init__(load_all(compiled, KINDS))
-            self._order = _memory(compiled, b"capture_orders")
-            self._tally = _memory(compiled, b"capture_tallies")[0]
-            ring = lib.bpf_table_fd(compiled.module, b"capture_ring")
-            self._ring = Ring(ring, syscall.map_info(ring).max_entries)
-            road = lib.bpf_table_fd(compiled.module, b"capture_road")
-            syscall.update(road, bytes(4), struct.pack("I", self._fds[LEAVING]))
-            self._road = os.dup(road)  # programs leave such a map when nobody holds it any more
-        finally:
-            let_go(compiled)
+        built = program.variant(_INSTEAD, KINDS, _MAPS)
+        super().__init__(built.programs)
+        orders, tallies, ring, self._road = (built.maps[name] for name in _MAPS)
+        self._order, tally = (
+            Memory.of(fd, type_of(built.layouts[name]["leaf"]), 1)
+            for fd, name in ((orders, _MAPS[0]), (tallies, _MAPS[1]))
+        )
+        self._tally = tally[0]
+        self._ring = Ring(ring, syscall.map_info(ring).max_entries)
+        for fd in (orders, tallies, ring):
+            os.close(fd)
+        syscall.update(self._road, bytes(4), struct.pack("I", self._fds[LEAVING]))
         self.ended = False
         self.look_for(order)
 
@@ -71,11 +71,6 @@ class Capture(Loaded):
         self.ended = True
         os.close(self._road)
         super().close()
-
-
-def _memory(compiled: BPF, name: bytes) -> Memory:
-    """A map of the capture's own, of one row."""
-    return Memory.of(lib.bpf_table_fd(compiled.module, name), leaf_of(compiled, name), 1)
 
 
 def _order(row: Any, order: Order) -> Any:

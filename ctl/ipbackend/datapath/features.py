@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from ipbackend.datapath import syscall
 
-XDP, SCHED_CLS = 6, 3
 _PERCPU_ARRAY, _PROG_ARRAY, _LRU, _LPM, _ARRAY_OF_MAPS, _RINGBUF = 6, 3, 9, 11, 12, 27
 _NO_PREALLOC = 1
 _LICENCE = b"GPL"
@@ -54,7 +53,7 @@ def _swapped() -> int:
 
 
 def _run() -> int:
-    fd = _loaded(XDP, _PASS)
+    fd = _loaded(syscall.XDP, _PASS)
     try:
         syscall.run(fd, bytes(64), 2)
     except OSError:
@@ -71,12 +70,12 @@ FEATURES: dict[str, Callable[[], int]] = {
     "LRU hashes": lambda: _made(_LRU, 16, 16, 16),
     "longest-prefix tries": lambda: _made(_LPM, 8, 4, 4, _NO_PREALLOC),
     "ring buffers": lambda: _made(_RINGBUF, 0, 0, 4096),
-    "XDP programs": lambda: _loaded(XDP, _PASS),
-    "XDP of frames in several buffers": lambda: _loaded(XDP, _call(_BUFFER_LENGTH), syscall.F_XDP_HAS_FRAGS),
-    "the timer's count": lambda: _loaded(XDP, _call(_JIFFIES)),
-    "the coarse clock": lambda: _loaded(XDP, _call(_COARSE_CLOCK)),
+    "XDP programs": lambda: _loaded(syscall.XDP, _PASS),
+    "XDP of frames in several buffers": lambda: _loaded(syscall.XDP, _call(_BUFFER_LENGTH), syscall.F_XDP_HAS_FRAGS),
+    "the timer's count": lambda: _loaded(syscall.XDP, _call(_JIFFIES)),
+    "the coarse clock": lambda: _loaded(syscall.XDP, _call(_COARSE_CLOCK)),
     "programs run by hand": _run,
-    "programs of the sweep's kind": lambda: _loaded(SCHED_CLS, _PASS),
+    "programs of the sweep's kind": lambda: _loaded(syscall.SCHED_CLS, _PASS),
 }
 
 
@@ -94,7 +93,7 @@ def missing() -> dict[str, str]:
 def jited() -> bool | None:
     """Whether programs become machine code; None: none can be loaded. The sysctl is only there in one namespace."""
     try:
-        fd = _loaded(XDP, _PASS)
+        fd = _loaded(syscall.XDP, _PASS)
     except OSError:
         return None
     try:
@@ -108,7 +107,7 @@ def compiler() -> str:
     import bcc
 
     if not hasattr(bcc, "BPF"):
-        raise ImportError(f"{bcc.__file__} is another project of that name")
+        raise ImportError(f"{getattr(bcc, '__file__', 'a folder')} is another project of that name")
     version = str(getattr(bcc, "__version__", "of unknown version"))
     numbers = [int(part) for part in version.split(".")[:2] if part.isdigit()]
     if numbers and tuple(numbers) < _OLDEST_BCC:

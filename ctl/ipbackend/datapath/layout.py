@@ -8,16 +8,24 @@ import json
 import re
 import struct
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ipbackend.datapath.compiler import BPF, lib
 from ipbackend.errors import DatapathError, NotRunningError
 
 Type = Any  # a ctypes type: BCC builds it at run time, so nothing more can be said
 FILE = "layout.json"
 SWEEP_ORDERS = struct.Struct("16x7I")  # struct sweep of abi.h
-_INNER = {"pools": b"pool_rows"}
+_INNER = {"pools": "pool_rows"}
+_NUMBERS = {
+    "unsigned char": ctypes.c_uint8,
+    "unsigned short": ctypes.c_uint16,
+    "unsigned int": ctypes.c_uint32,
+    "unsigned long long": ctypes.c_uint64,
+    "int": ctypes.c_int32,
+    "long long": ctypes.c_int64,
+}
 
 
 def fingerprint(abi: str) -> int:
@@ -26,17 +34,10 @@ def fingerprint(abi: str) -> int:
     return zlib.crc32(" ".join(code.split()).encode())
 
 
-def describe(program: BPF, maps: list[str], number: int) -> str:
-    """The layouts of a compiled program's maps as text, `number` their fingerprint."""
-
-    def described(name: str) -> dict[str, Any]:
-        keys, leaves = name.encode(), _INNER.get(name, name.encode())
-        return {
-            "key": json.loads(lib.bpf_table_key_desc(program.module, keys)),
-            "leaf": json.loads(lib.bpf_table_leaf_desc(program.module, leaves)),
-        }
-
-    return json.dumps({"fingerprint": number, "maps": {name: described(name) for name in maps}}, indent=1)
+def describe(layouts: Mapping[str, Any], maps: list[str], number: int) -> str:
+    """Of all that BCC tells of a program's maps those of `maps`, as text; `number` is their fingerprint."""
+    its = {name: layouts[name] | {"leaf": layouts[_INNER.get(name, name)]["leaf"]} for name in maps}
+    return json.dumps({"fingerprint": number, "maps": its}, indent=1)
 
 
 class Layouts:
@@ -63,7 +64,7 @@ class Layouts:
 
     def types(self, name: str) -> tuple[Type, Type]:
         """A map's key and value; for a map of maps, the key and the inner maps' value."""
-        return _decoded(self._maps[name]["key"]), _decoded(self._maps[name]["leaf"])
+        return type_of(self._maps[name]["key"]), type_of(self._maps[name]["leaf"])
 
 
 def _unreadable(path: Path, error: Exception) -> DatapathError:
@@ -71,14 +72,13 @@ def _unreadable(path: Path, error: Exception) -> DatapathError:
     return DatapathError(f"{path}: {what} (`ipbackend unload`, then run again: its connections end)")
 
 
-def leaf_of(program: BPF, name: bytes) -> Type:
-    """The values of one of a compiled program's maps."""
-    return _decoded(json.loads(lib.bpf_table_leaf_desc(program.module, name)))
-
-
-def _decoded(description: Any) -> Type:
-    kind = BPF._decode_table_type(description)
-    return type(kind.__name__, (Struct, kind), {}) if issubclass(kind, ctypes.Structure) else kind
+def type_of(description: Any) -> Type:
+    """The ctypes type of a key or a value as BCC describes it: a number's name, or a struct's name and its fields."""
+    if isinstance(description, str):
+        return _NUMBERS[description]
+    name, members, how = description
+    fields = [(field, type_of(kind) * length[0][0] if length else type_of(kind)) for field, kind, *length in members]
+    return type(name, (Struct, ctypes.Structure), {"_pack_": 1 if how == "struct_packed" else 0, "_fields_": fields})
 
 
 class Struct:

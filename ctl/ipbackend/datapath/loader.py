@@ -1,38 +1,30 @@
 """The program: compiled, loaded, pinned. What it forwards is in the maps, which it makes or finds pinned."""
 
-import contextlib
-import ctypes
 import os
-import re
 import secrets
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ipbackend.abi import Road
 from ipbackend.datapath import syscall
 from ipbackend.datapath.clock import epoch_of, timer_frequency
-from ipbackend.datapath.compiler import BPF, lib
-from ipbackend.datapath.features import compiler
-from ipbackend.datapath.headers import make_header_tree
+from ipbackend.datapath.compiler import Built, build
 from ipbackend.datapath.layout import FILE, SWEEP_ORDERS, Layouts, describe, fingerprint
-from ipbackend.datapath.maps import NOT_MADE, PINS, Maps
+from ipbackend.datapath.maps import PINS, Maps
 from ipbackend.datapath.pins import ENTRY, PROGRAMS, layout_of, mount, write
 from ipbackend.datapath.source import bpf_directory, expand
 from ipbackend.errors import DatapathError, NotRunningError
 from ipbackend.sizing import flow_index_buckets, gateway_slots, sources
 
-_libc = ctypes.CDLL(None)
-
 SWEEP, GUARD = "ipbackend_sweep", "ipbackend_guard"
 ROADS = {road: f"{ENTRY}_{road.name.lower()}" for road in Road}
-KINDS = {ENTRY: BPF.XDP, SWEEP: BPF.SCHED_CLS, GUARD: BPF.SCHED_CLS} | dict.fromkeys(ROADS.values(), BPF.XDP)
+KINDS = {ENTRY: syscall.XDP, SWEEP: syscall.SCHED_CLS, GUARD: syscall.SCHED_CLS} | dict.fromkeys(
+    ROADS.values(), syscall.XDP
+)
 FIRST = "ipbackend.c"  # includes all others
 _BESIDE = "beside"  # the folder of an entry that is attached in place of the first for a while
 _UNFINISHED = "unfinished"  # in it: a set that is being pinned
-_LOG_LINES = 20  # of what the verifier says, the last ones
 
 
 class Loaded:
@@ -101,11 +93,14 @@ class Program(Loaded):
         settings = maps["gateway"].memory()[0]
         settings.hz, settings.epoch = hz, epoch_of(SWEEP_ORDERS.unpack(swept)[6], at, hz)
 
-    def variant(self, instead: Mapping[str, str]) -> BPF:
-        """The same, compiled on the same maps, with other files in place of some. DatapathError: it cannot be."""
+    def variant(self, instead: Mapping[str, str], kinds: Mapping[str, int], maps: Sequence[str] = ()) -> Built:
+        """The same on the same maps, with other files in place of some: these programs, and maps of their own.
+
+        DatapathError: they cannot be compiled or loaded.
+        """
         if expand(self._source / FIRST) != self._text:
             raise DatapathError(f"{self._source}: changed since it was loaded (restart the daemon first)")
-        return _compiled(self._source, expand(self._source / FIRST, instead), self._macros)
+        return build(expand(self._source / FIRST, instead), self._macros, kinds, maps)
 
     def pin(self) -> None:
         """Have later runs know these programs, all at once; before any of them is attached, or nobody would."""
@@ -166,15 +161,13 @@ class Program(Loaded):
         """Compile and load them; of what is refused halfway, nothing remains."""
         before = _pinned_maps(self._pins)
         try:
-            compiled = _compiled(self._source, self._text, self._macros)
-            write(run_directory / FILE, describe(compiled, _pinned_maps(self._pins), layout))
-            fds = load_all(compiled, KINDS)
+            built = build(self._text, self._macros, KINDS)
+            write(run_directory / FILE, describe(built.layouts, _pinned_maps(self._pins), layout))
         except BaseException:
             for name in set(_pinned_maps(self._pins)) - set(before):
                 (self._pins / name).unlink()
             raise
-        let_go(compiled)
-        return fds
+        return built.programs
 
     def _refuse_other_maps(self, run_directory: Path, number: int, buckets: int) -> None:
         index = self._pins / "flow_index"
@@ -190,73 +183,6 @@ class Program(Loaded):
             raise DatapathError(
                 f"{index}: loaded for another gateway.max_connections, {have} buckets instead of {buckets} ({remedy})"
             )
-
-
-def let_go(compiled: BPF) -> None:
-    """Close it, and have the C library give back what compiling took: some 35 MB, which it would keep, torn by what
-    is allocated meanwhile, so that the next one takes more.
-    """
-    compiled.cleanup()
-    _libc.malloc_trim(0)
-
-
-def _compiled(source: Path, text: str, macros: Mapping[str, object]) -> BPF:
-    try:
-        compiler()
-    except ImportError as error:
-        raise DatapathError(f"{error} (see `ipbackend doctor`)") from error
-    with tempfile.TemporaryDirectory(prefix="ipbackend-") as headers:
-        os.environ["BCC_KERNEL_SOURCE"] = str(make_header_tree(Path(headers)))
-        said: list[str] = []
-        try:
-            with _listened(said):
-                return BPF(text=text.encode(), cflags=[f"-D{name}={value}" for name, value in macros.items()])
-        except Exception as error:  # BCC raises nothing more specific
-            if refused := re.search(r"could not open bpf map: (\S+), error: (.+)", "".join(said)):
-                what, why = refused.groups()
-                raise DatapathError(f"map {Path(what).name}: {NOT_MADE.format(why)}") from error
-            raise DatapathError(f"{source}: BCC does not compile it: {error} (its messages are above)") from error
-        finally:
-            del os.environ["BCC_KERNEL_SOURCE"]
-
-
-@contextlib.contextmanager
-def _listened(said: list[str]) -> Iterator[None]:
-    """What is written to stderr meanwhile, as BCC does from C; it is written there all the same."""
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as heard:
-        os.dup2(heard.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            heard.seek(0)
-            words = heard.read()
-            said.append(words.decode(errors="replace"))
-            with open(2, "wb", closefd=False) as out:
-                out.write(words)
-
-
-def load_all(compiled: BPF, kinds: Mapping[str, int]) -> dict[str, int]:
-    """Descriptors of these programs, loaded side by side: the kernel goes through each on the CPU that asks it to."""
-    with ThreadPoolExecutor() as pool:
-        loading = {name: pool.submit(load, compiled, name, kind) for name, kind in kinds.items()}
-    return {name: one.result() for name, one in loading.items()}
-
-
-def load(compiled: BPF, name: str, kind: int) -> int:
-    """One program's descriptor. XDP programs take frames of several buffers, which BCC's own loading cannot say."""
-    try:
-        code, licence = compiled.dump_func(name.encode()), lib.bpf_module_license(compiled.module)
-    except Exception as error:  # BCC raises nothing more specific, and ctypes where it is of another version
-        raise DatapathError(f"{name}: BCC does not give it: {error} (install BCC 0.26 or later)") from error
-    flags = syscall.F_XDP_HAS_FRAGS if kind == BPF.XDP else 0
-    try:
-        return syscall.program_load(kind, code, licence, flags, name)
-    except OSError as error:
-        said = "\n".join(str(error.filename or "").splitlines()[-_LOG_LINES:])
-        raise DatapathError(f"{name}: the kernel does not take it: {error.strerror}\n{said}") from error
 
 
 def _layout(run_directory: Path) -> int | None:

@@ -13,15 +13,12 @@ from typing import Any, Literal
 
 from ipbackend.datapath import syscall
 from ipbackend.datapath.clock import Clock
+from ipbackend.datapath.compiler import NOT_MADE
 from ipbackend.datapath.directory import Directory
 from ipbackend.datapath.layout import Layouts, Type
 from ipbackend.errors import DatapathError, NotRunningError
 
 PINS = "bpf"
-NOT_MADE = (
-    "the kernel does not make it: {} (lower gateway.max_connections, or give the machine or its cgroup more memory: "
-    "`ipbackend doctor` counts it)"
-)
 _CLEARED = 1  # entries of the inner map that stands for none: every other has more
 _CODES: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}  # of unsigned numbers, by their size
 _PIECE = 128  # rows

@@ -24,6 +24,7 @@ _MAP_LOOKUP_BATCH, _MAP_UPDATE_BATCH, _PROG_BIND_MAP = 24, 26, 35
 _BATCH = 4096  # entries that are asked for at a time
 
 ARRAY = 2
+XDP, SCHED_CLS = 6, 3  # kinds of programs
 F_MMAPABLE = 1 << 10
 F_INNER_MAP = 1 << 12
 F_XDP_HAS_FRAGS = 1 << 5
