@@ -292,7 +292,8 @@ struct pool_row {
 
 struct cursor {
 	__u64 position;		/* of a pool's schedule; never taken back */
-	__u64 pad[7];
+	__u64 there;		/* the controller's note that the pool is */
+	__u64 pad[6];
 };
 
 struct connection {

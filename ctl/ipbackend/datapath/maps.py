@@ -78,7 +78,11 @@ class Memory:
 
 
 class Map:
-    """One pinned map."""
+    """One pinned map.
+
+    `there`: of a map of maps, by key, whether it may have an inner one. To look costs as much as to set: before Linux
+    6.8 the kernel waits for packets under way each time, some 10 ms.
+    """
 
     def __init__(self, name: str, fd: int, key: Type, leaf: Type) -> None:
         self.name = name
@@ -87,6 +91,7 @@ class Map:
         self.leaf = leaf
         self.info = syscall.map_info(fd)
         self._memory: Memory | None = None
+        self.there = memoryview(b"")
 
     @property
     def holds_maps(self) -> bool:
@@ -140,6 +145,8 @@ class Map:
 
     def set_inner(self, inner: dict[int, int]) -> None:
         """Put fresh inner maps, by key and descriptor, in place at once; closes the descriptors."""
+        for key in inner if self.there else ():
+            self.there[key] = 1
         try:
             syscall.update_batch(self.fd, list(inner), list(inner.values()))
         finally:
@@ -152,6 +159,8 @@ class Map:
         To delete them would have the kernel wait for packets once for each, 10 ms or more.
         """
         self.set_inner(dict.fromkeys(keys, self.new_inner(_CLEARED)))
+        for key in keys if self.there else ():
+            self.there[key] = 0
 
     def delete(self, key: Any) -> bool:
         """Whether there was such an entry."""
@@ -159,12 +168,15 @@ class Map:
 
     def items(self) -> Iterator[tuple[Any, Any]]:
         """All entries that exist, by one system call or two each."""
+        if self.there:
+            yield from ((key, self.get(key)) for key, one in enumerate(self.there) if one and self.inner_size(key))
+            return
         size = self.info.key_size
         raw = syscall.next_key(self.fd, None, size)
         while raw is not None:
             key = self.key.from_buffer_copy(raw)
             value = self.get(key)
-            if value is not None and not (self.holds_maps and self.inner_size(_content(key)) == 0):
+            if value is not None:
                 yield _content(key), value
             raw = syscall.next_key(self.fd, raw, size)
 
@@ -252,6 +264,7 @@ class Maps:
                 self.close()
                 raise NotRunningError(f"{path}: no data plane is loaded (start one: `ipbackend run`)") from None
             self._maps[name] = Map(name, fd, *layouts.types(name))
+        self._maps["pools"].there = self._maps["cursors"].memory().values("there")
 
     def __getitem__(self, name: str) -> Map:
         return self._maps[name]

@@ -154,7 +154,7 @@ class Tables:
     def drop_leftovers(self) -> None:
         """What a controller left that died between two steps: pools that are no listener's, orphans, ends untold."""
         used = {self._maps["listeners"].memory()[number].pool for _, number in self._listeners.entries()}
-        unused = [number for number, _ in self._maps["pools"].items() if number not in used]
+        unused = [number for number, there in enumerate(self._maps["pools"].there) if there and number not in used]
         if unused:
             self._maps["pools"].clear_inner(unused)
         self._end_orphans()
