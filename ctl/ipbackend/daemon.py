@@ -235,7 +235,7 @@ async def _serve(run_directory: Path, store: Path, observe: bool, scraped: tuple
     loop, stopped = asyncio.get_running_loop(), asyncio.Event()
     with contextlib.ExitStack() as opened:
         thread = opened.enter_context(ThreadPoolExecutor(1, "gateway"))
-        listening = opened.enter_context(serving.on_unix(run_directory / SOCKET))
+        unix = opened.enter_context(contextlib.closing(serving.UnixSocket(run_directory / SOCKET)))
         scraping = opened.enter_context(serving.on_tcp(*scraped)) if scraped else None
         control = await loop.run_in_executor(thread, Control, store, run_directory, observe)
         flows = Keeper(run_directory, store.with_name(FLOWS), lambda: control.configuration.gateway)
@@ -246,7 +246,8 @@ async def _serve(run_directory: Path, store: Path, observe: bool, scraped: tuple
                 loop.add_signal_handler(number, stopped.set)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # whoever started us may have blocked them
             service = Service(control, thread, flows)
-            servers = {serving.Server.of(create_app(service), serving.UnixProtocol): listening}
+            asked = serving.Server.of(create_app(service), serving.UnixProtocol)
+            servers = {asked: unix.listening}
             if scraping:
                 servers[serving.Server.of(create_metrics_app(service))] = scraping
             async with asyncio.TaskGroup() as tasks:
@@ -255,6 +256,7 @@ async def _serve(run_directory: Path, store: Path, observe: bool, scraped: tuple
                 others = [tasks.create_task(work(control, thread)) for work in (_keep, _monitor)]
                 for server in servers:
                     await server.serving.wait()
+                others.append(tasks.create_task(_be_found(unix, asked)))
                 _notify("READY=1")
                 await stopped.wait()
                 _notify("STOPPING=1")
@@ -311,6 +313,18 @@ async def _keep(control: Control, thread: ThreadPoolExecutor) -> None:
             _notify("WATCHDOG=1")  # loop and thread both live
     finally:
         loop.remove_reader(control.network.fileno())
+
+
+async def _be_found(unix: serving.UnixSocket, server: serving.Server) -> None:
+    """Where somebody takes the socket away, make it again."""
+    while True:
+        await asyncio.sleep(REFRESH)
+        if not unix.is_there:
+            try:
+                await server.move(unix.bind())
+                log.warning("%s: the socket was gone: made again", unix.path)
+            except OSError as error:
+                log.error("%s: the socket is gone, and cannot be made again: %s", unix.path, error.strerror)
 
 
 async def _monitor(control: Control, thread: ThreadPoolExecutor) -> None:

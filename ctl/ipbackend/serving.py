@@ -12,6 +12,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h11
 import uvicorn
@@ -102,26 +103,63 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         self.serving.set()
 
+    async def move(self, listening: socket.socket) -> None:
+        """Take requests by this socket from here on, and by no earlier one; connections that are open stay."""
+
+        def protocol() -> asyncio.Protocol:
+            made: asyncio.Protocol
+            made = kind(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+            return made
+
+        kind: type[Any] = self.config.http_protocol_class
+
+        for server in self.servers:
+            server.close()
+        self.servers = [await asyncio.get_running_loop().create_server(protocol, sock=listening)]
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Capture none."""
         yield
 
 
-@contextlib.contextmanager
-def on_unix(path: Path) -> Iterator[socket.socket]:
-    """The Unix socket that requests come by: for root and the group, where there is one."""
-    path.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+class UnixSocket:
+    """The Unix socket at `path` that requests come by: for root and the group, where there is one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.listening = self.bind()
+
+    def bind(self) -> socket.socket:
+        """A new one, in place of whatever is there."""
+        self.path.unlink(missing_ok=True)
+        self.listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         before = os.umask(0o117)
         try:
-            listening.bind(str(path))
+            self.listening.bind(str(self.path))
         finally:
             os.umask(before)
         with contextlib.suppress(KeyError):
-            os.chown(path, -1, grp.getgrnam(GROUP).gr_gid)
-        yield listening
-    path.unlink(missing_ok=True)
+            os.chown(self.path, -1, grp.getgrnam(GROUP).gr_gid)
+        self._bound = self._there()
+        return self.listening
+
+    @property
+    def is_there(self) -> bool:
+        """Whether who asks for the path finds it."""
+        return self._there() == self._bound
+
+    def close(self) -> None:
+        """Take it away."""
+        self.listening.close()
+        self.path.unlink(missing_ok=True)
+
+    def _there(self) -> tuple[int, int] | None:
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
 
 @contextlib.contextmanager

@@ -24,7 +24,28 @@ FLAGS = {"native": 4, "generic": 2}  # XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE
 HERE = Path(__file__).parent
 
 
-# --- Pins.
+# --- The socket and the pins.
+
+
+def test_a_socket_that_is_taken_away(lab: Lab, gateway: Gateway) -> None:
+    """Deleted, or something else in its place: made again; the commands find the daemon without a restart."""
+    path = gateway.run_directory / "api.sock"
+    with damage(lab, gateway) as seen:
+        path.unlink()
+        wait_until(path.is_socket)
+        assert f"{path}: the socket was gone: made again" in seen.log()
+        gateway.apply(CONFIGURATION)
+        path.unlink()
+        path.write_text("something else")
+        wait_until(path.is_socket)
+        path.unlink()
+        path.mkdir()
+        wait_until(lambda: f"{path}: the socket is gone, and cannot be made again: Is a directory" in seen.log())
+        path.rmdir()
+        wait_until(path.is_socket)
+        assert path.stat().st_mode & 0o777 == 0o660
+        seen.well()
+        gateway.apply(CONFIGURATION)
 
 
 def test_pins_that_are_deleted(lab: Lab, gateway: Gateway) -> None:

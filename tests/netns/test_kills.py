@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,6 +21,7 @@ from ipbackend.datapath.loader import KINDS, ROADS
 from ipbackend.datapath.pins import ENTRY
 from ipbackend.datapath.source import bpf_directory
 from ipbackend.errors import NotRunningError, ServiceError
+from ipbackend.store import SCHEMA, Store
 from tests.netns.carried import carried, problems, program_id, program_tag, wanted
 from tests.netns.clients import Connection, Crowd, open_many
 from tests.netns.failing import Failing
@@ -32,6 +35,7 @@ pytestmark = pytest.mark.root
 
 WEB, RESOLVER, EXTRA = (SHOP_VIP, 80), (SHOP_VIP, 53), (SHOP_VIP, 8001)
 ALL = os.environ.get("KILLS") == "all"
+DELAY = 3600  # seconds: no drain of it ends while a test runs
 AUDITED = 8  # every so many steps the books are looked at; what does not balance stays so
 SAMPLE = 3  # steps of each kind of change, where not all are taken
 
@@ -262,6 +266,73 @@ def test_a_member_that_leaves_takes_its_own_connections_and_no_other(
                 assert {one.get("/bytes/1").status for one in crowds[-1].connected} == {200}
 
         kill_everywhere(daemon, met, back, lambda: daemon.apply(want), as_the_store_says)
+
+
+def test_a_drain_keeps_its_deadline_or_is_undone(daemon: Daemon, lab: Lab, members: dict[str, Member]) -> None:
+    """Its connections go on either way; what a later start takes for the deadline is what it was."""
+    daemon.come_up()
+    want = BEFORE.replace("[pools.extra]\n", f"[pools.extra]\nconnection_drain = {DELAY}\n")
+    want = want.replace(', { address = "10.0.0.12", port = 9001 }', "")
+    have = want.replace("port = 8080 }]", 'port = 8080 }, { address = "10.0.0.11", port = 8080 }]')
+    began: list[float] = []
+    with ExitStack() as stack:
+        daemon.apply(have)
+        held = stack.enter_context(open_many(lab["client"], CLIENT, EXTRA, 8)).connected
+        assert {one.get().identity.member for one in held} == {"member-1", "member-2"}
+        met = stack.enter_context(traffic(lab, members))
+
+        def drain() -> None:
+            began.append(time.time())
+            daemon.apply(want)
+
+        def deadline() -> None:
+            assert {one.get("/bytes/1").status for one in held} == {200}
+            with Store(daemon.gateway.store, read_only=True) as kept:
+                drains = kept.drains
+            if "10.0.0.11:8080" in str(dict(wanted(daemon.gateway)["pools"])["extra"]):
+                assert drains == ()
+            else:
+                (one,) = drains
+                assert began[-1] + DELAY - 1 <= one.until <= began[-1] + DELAY + 3
+
+        kill_everywhere(daemon, met, lambda: daemon.apply(have), drain, deadline)
+
+
+def test_a_store_that_is_brought_up_is_whole(daemon: Daemon, lab: Lab, members: dict[str, Member]) -> None:
+    """Of an earlier schema: a start that is killed in the middle is completed by the next, and the copy stays good."""
+    daemon.come_up()
+    daemon.apply(BEFORE)
+    daemon.failing.stop()
+    store, state = daemon.gateway.store, daemon.state()
+    copy, earlier = store.with_name(f"{store.name}.schema-{SCHEMA - 1}"), store.with_name("earlier.db")
+    with contextlib.closing(sqlite3.connect(store)) as file:
+        file.executescript(f"DROP TABLE drains; PRAGMA user_version = {SCHEMA - 1}; PRAGMA journal_mode = DELETE")
+    shutil.copy(store, earlier)
+
+    def restore() -> None:
+        for path in (store.with_name(f"{store.name}-wal"), store.with_name(f"{store.name}-shm"), copy):
+            path.unlink(missing_ok=True)
+        shutil.copy(earlier, store)
+
+    with traffic(lab, members) as met:
+        restore()
+        daemon.come_up()
+        steps = daemon.failing.steps()
+        assert daemon.state() == state
+        for step in chosen(steps):
+            what = f"killed before step {step} of {len(steps)}: {[*steps, 'end'][step - 1]}"
+            daemon.failing.kill()
+            restore()
+            daemon.run(limit=step)
+            daemon.failing.kill()
+            met.check()
+            daemon.come_up()
+            daemon.comes_to(state, what)
+            for path, schema in ((store, SCHEMA), (copy, SCHEMA - 1)):
+                with contextlib.closing(sqlite3.connect(path)) as file:
+                    assert file.execute("PRAGMA user_version").fetchone() == (schema,), what
+                    assert file.execute("PRAGMA integrity_check").fetchone() == ("ok",), what
+        met.audit(daemon.gateway)
 
 
 def has_ended(connection: Connection) -> bool:

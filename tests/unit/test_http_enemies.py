@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,9 @@ class Asked:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
 
     async def _serve(self) -> None:
-        with serving.on_unix(self.path) as listening:
+        with closing(serving.UnixSocket(self.path)) as unix:
             self._server = serving.Server.of(self._create(self.kept), serving.UnixProtocol)
-            serve = asyncio.create_task(self._server.serve(sockets=[listening]))
+            serve = asyncio.create_task(self._server.serve(sockets=[unix.listening]))
             await self._server.serving.wait()
             self._up.set()
             await serve
