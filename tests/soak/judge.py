@@ -52,13 +52,32 @@ def by_ends(flows: Iterable[Flow]) -> Flows:
     return found
 
 
-def of_journey(journey: Journey, flows: Flows) -> list[Flow]:
-    """The connections that were its. Ports are used again; of UDP one may go on with what an earlier client began."""
-    its = flows.get((journey.protocol, f"{journey.client}:{journey.port}", journey.vip), ())
+def of_journeys(journeys: Iterable[Journey], flows: Flows) -> dict[int, list[Flow]]:
+    """The connections that were each one's, by its number.
+
+    Ports are used again, at once at times: one of TCP is that journey's whose begin is next to its own. One of UDP may
+    be several journeys', where one goes on with what an earlier client began.
+    """
+    sharing = defaultdict(list)
+    for one in journeys:
+        sharing[one.protocol, f"{one.client}:{one.port}", one.vip].append(one)
+    found: dict[int, list[Flow]] = {}
+    for ends, theirs in sharing.items():
+        found |= {one.number: [] for one in theirs}
+        for flow in flows.get(ends, ()):
+            its = [one for one in theirs if _may_be(one, flow)]
+            if ends[0] == "TCP":
+                its = sorted(its, key=lambda one: abs(one.began - flow.opened))[:1]
+            for one in its:
+                found[one.number].append(flow)
+    return found
+
+
+def _may_be(journey: Journey, flow: Flow) -> bool:
     from_then, until = journey.began - CLOCKS, journey.ended + CLOCKS
     if journey.protocol == "TCP":
-        return [one for one in its if from_then <= one.opened <= until]
-    return [one for one in its if one.opened <= until and not 0 < one.ended < from_then]
+        return from_then <= flow.opened <= until
+    return flow.opened <= until and not 0 < flow.ended < from_then
 
 
 class Failure(NamedTuple):
@@ -70,7 +89,7 @@ class Failure(NamedTuple):
 
 
 def failures(
-    journeys: Iterable[Journey], flows: Flows, disturbances: Sequence[Disturbance], names: Mapping[str, str]
+    journeys: Sequence[Journey], flows: Flows, disturbances: Sequence[Disturbance], names: Mapping[str, str]
 ) -> Iterator[Failure]:
     """All that failed. `names` are of members, by protocol and address: `TCP 10.0.0.11:8080`.
 
@@ -78,19 +97,20 @@ def failures(
     very member that had one of its connections, or to the client. Nothing explains silence: whoever loses a
     connection is told, and who asks again by UDP is answered.
     """
+    found = of_journeys(journeys, flows)
     for one in journeys:
         if not one.error:
             continue
-        its = of_journey(one, flows)
+        its = found[one.number]
         whom = {names.get(f"{one.protocol} {flow.member}", flow.member) for flow in its} | {one.client}
-        found = [
+        what = [
             done.what
             for done in disturbances
             if done.whom in whom and done.began <= one.ended and (one.good or one.began) <= done.ended + AFTER
         ]
         if one.error.startswith(TimeoutError.__name__):
-            found = []
-        yield Failure(one, tuple(flow.reason or "open" for flow in its), found[0] if found else "")
+            what = []
+        yield Failure(one, tuple(flow.reason or "open" for flow in its), what[0] if what else "")
 
 
 def disagreements(
@@ -104,8 +124,9 @@ def disagreements(
             if number >> JOURNEY_SHIFT not in known:
                 yield f"{member}: saw wrong bytes, or a request that no client made: {number:x} from {peer}"
             seen[number >> JOURNEY_SHIFT][number & (1 << JOURNEY_SHIFT) - 1, member, peer] += 1
+    found = of_journeys(journeys, flows)
     for one in journeys:
-        its = [flow for flow in of_journey(one, flows) if flow.member]
+        its = [flow for flow in found[one.number] if flow.member]
         yield from _of_one(one, seen[one.number], its, names)
 
 

@@ -165,6 +165,22 @@ def test_a_fault_turns_its_finding_red_and_no_other(fault: str) -> None:
     assert f"FAIL  {found.what}" in shown([found])
 
 
+def test_a_port_that_is_used_again_at_once_is_told_apart() -> None:
+    """By one client, for two connections, the second a moment after the end of the first."""
+    books = good()
+    first = rough(books)
+    again = replace(first, number=100, began=first.ended + 0.05, ended=first.ended + 1, told=[("member-2", "other:1")])
+    books.journeys.append(again)
+    books.served["member-2"].extend((100 << JOURNEY_SHIFT | place, "other:1") for place in range(2))
+    its = books.flows[books.journeys.index(first)]
+    logged = its._replace(snat="other:1", opened=again.began + 0.01, ended=again.ended)
+    books.flows.append(logged)
+    assert red(books) == []
+    books.flows.remove(logged)
+    (found,) = red(books)
+    assert found.what.startswith("clients, members")
+
+
 def test_memory_is_flat_though_it_warms_up_and_wavers() -> None:
     grown = growth([50, *range(50, 100), *[100 + place % 3 for place in range(450)]])
     assert grown.is_flat
