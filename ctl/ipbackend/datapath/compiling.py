@@ -56,7 +56,8 @@ def compiled(text: str, macros: Mapping[str, object]) -> Compiled:
     with tempfile.TemporaryDirectory(prefix="ipbackend-") as headers:
         os.environ["BCC_KERNEL_SOURCE"] = str(make_header_tree(Path(headers)))
         try:
-            return BPF(text=text.encode(), cflags=[f"-D{name}={value}" for name, value in macros.items()])
+            # Without BTF: before Linux 6.3 an inner map that has none is refused where the pattern for it has.
+            return BPF(text=text.encode(), cflags=["-g0", *(f"-D{name}={value}" for name, value in macros.items())])
         except Exception as error:  # BCC raises nothing more specific
             raise DatapathError(f"BCC does not compile it: {error} (its messages are above)") from error
 
