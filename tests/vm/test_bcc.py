@@ -27,7 +27,7 @@ print(bcc.__version__, rehearse()[0])
 @pytest.mark.parametrize(("release", "version"), [("bookworm", "0.26"), ("trixie", "0.31")])
 def test_the_programs_compile_and_load(release: str, version: str) -> None:
     said = subprocess.run(
-        [*"unshare --mount --propagation private sh -ec".split(), IN_THERE, "sh", builder(release), REPOSITORY, LOAD],
+        [*["unshare", "--mount", "--propagation", "private", "sh", "-ec"], IN_THERE, "sh", builder(release), REPOSITORY, LOAD],
         capture_output=True,
         text=True,
         check=False,
