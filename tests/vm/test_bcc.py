@@ -17,6 +17,7 @@ mount --bind -o ro "$2" "$1/tmp/source"
 exec chroot "$1" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp PYTHONPATH=/tmp/source/ctl \\
 	PYTHONDONTWRITEBYTECODE=1 python3 -c "$3"
 """
+ALONE = ("unshare", "--mount", "--propagation", "private")
 LOAD = """\
 import bcc
 from ipbackend.datapath.rehearsal import rehearse
@@ -27,7 +28,7 @@ print(bcc.__version__, rehearse()[0])
 @pytest.mark.parametrize(("release", "version"), [("bookworm", "0.26"), ("trixie", "0.31")])
 def test_the_programs_compile_and_load(release: str, version: str) -> None:
     said = subprocess.run(
-        [*["unshare", "--mount", "--propagation", "private", "sh", "-ec"], IN_THERE, "sh", builder(release), REPOSITORY, LOAD],
+        [*ALONE, "sh", "-ec", IN_THERE, "sh", builder(release), REPOSITORY, LOAD],
         capture_output=True,
         text=True,
         check=False,
