@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from ipbackend.datapath.loader import ENTRY, ROADS
 from ipbackend.datapath.source import bpf_directory
 from tests.packet.conftest import Dataplane
 from tests.packet.driver import RST, SYN, Burst, Driver
+from tests.packet.test_limits import interval_at
 from tests.packet.test_races import limited, sent, start
 
 pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU runs no races")
@@ -122,14 +122,17 @@ def test_exactly_the_listeners_limit(unconfigured, slow):
 
 
 def test_each_token_is_taken_once(unconfigured, slow):
-    """From a bucket of 2,000 tokens, which both empty: no more connections than those, and what came meanwhile."""
-    load = limited(unconfigured, cps=2000)
-    for _ in range(3):
-        load.due, began = 0, time.monotonic()
-        verdicts = sent(unconfigured, slow, Burst(4000, SYN), Burst(4000, SYN, first=4000))
-        spent = time.monotonic() - began
-        assert 2000 <= verdicts[Verdict.FORWARD_OPENED] <= 2000 * (1.01 + spent)
-        sent(unconfigured, slow, Burst(8000, RST))
+    """Whatever the time: each connection brings the next one's time on by one interval, and none of these is lost."""
+    load = limited(unconfigured, cps=200)
+    interval = interval_at(unconfigured)
+    for _ in range(ROUNDS):
+        load.due = 0
+        sent(unconfigured, slow, Burst(1, SYN))
+        before = load.due
+        verdicts = sent(unconfigured, slow, Burst(EACH, SYN, first=1), Burst(EACH, SYN, first=1 + EACH))
+        assert load.due >= before + verdicts[Verdict.FORWARD_OPENED] * interval
+        assert verdicts[Verdict.FORWARD_OPENED] >= 199
+        sent(unconfigured, slow, Burst(1 + 2 * EACH, RST))
 
 
 def test_one_tuple_is_one_connection(unconfigured, slow):
