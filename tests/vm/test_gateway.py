@@ -75,7 +75,7 @@ def test_a_gateway_lives_from_its_installation_to_its_removal(world: World) -> N
 
 def from_a_checkout(gateway: Machine, world: World, steps: Steps) -> None:
     """`make install` without a way to PyPI, by the script of the Vagrant lab; then `make uninstall`."""
-    shown = gateway.run(f"{OFFLINE} {PROVISION} 2>&1", 400)
+    shown = gateway.run(f"{OFFLINE} {PROVISION} 2>&1", 600)
     steps.done("make install, and the lab's file applied", shown)
     assert world.demo() == DEMO
     gateway.run(f"make -C {SOURCE} uninstall", 120)
