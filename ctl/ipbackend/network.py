@@ -456,7 +456,12 @@ class Network:
         with asking(f"the kernel's table of {kind}s", "it changes all the time; try again"):
             for _ in range(DUMP_ATTEMPTS):
                 # dump_filter: without it pyroute2 has the kernel send everything, and filters that.
-                messages = self._ask(kind, "dump", dump_filter=None, **wanted)
+                try:
+                    messages = self._ask(kind, "dump", dump_filter=None, **wanted)
+                except NetlinkError as error:
+                    if error.code == errno.ENOENT:  # no such table: it is made with its first entry
+                        return []
+                    raise
                 if not any(message["header"]["flags"] & NLM_F_DUMP_INTR for message in messages):
                     return messages
             raise OSError(errno.EAGAIN, "could not be read in one piece")

@@ -251,6 +251,18 @@ def test_a_route_is_set_moved_and_removed(cable: Cable) -> None:
     assert cable.network.routes() == set()
 
 
+def test_a_machine_that_never_had_a_route_has_none() -> None:
+    """The kernel makes the table with the first one, and says before that there is no table."""
+    bare = Namespace("bare")
+    try:
+        with bare:
+            network = Network()
+        assert network.routes() == set()
+        network.close()
+    finally:
+        bare.close()
+
+
 def test_only_our_routes_are_told(cable: Cable) -> None:
     cable.ip(f"route add 192.168.60.0/24 via {ROUTER}")
     cable.ip(f"route add 192.168.70.0/24 via {ROUTER} table 100 proto {ROUTE_PROTOCOL}")
