@@ -10,6 +10,9 @@ from pathlib import Path
 from ipbackend import doctor
 from ipbackend.configuration import Configuration
 from ipbackend.datapath import syscall
+from ipbackend.datapath.loader import pinned_program
+from ipbackend.datapath.pins import ENTRY
+from ipbackend.datapath.rehearsal import rehearse
 from ipbackend.doctor import Hop
 from ipbackend.errors import DatapathError, NetworkError
 from ipbackend.finding import Finding
@@ -33,7 +36,7 @@ def checkup(
     """
     here, found = host(), links()
     gateway = wanted.gateway if wanted else None
-    ours = _loaded(run_directory, here)
+    ours = _loaded(run_directory)
     tables = tables_memory(gateway.max_connections) if gateway and ours is None else None
     yield from doctor.of_host(here, tables)
     if load and here.bcc and not here.lacking:
@@ -51,13 +54,8 @@ def _ethernet(found: Mapping[str, Link]) -> list[str]:
     return [link.name for link in found.values() if link.ethernet and link.up]
 
 
-def _loaded(run_directory: Path, here: Host) -> int | None:
+def _loaded(run_directory: Path) -> int | None:
     """The id of our program, if one is pinned that we may look at."""
-    if not here.bcc:
-        return None
-    from ipbackend.datapath.loader import pinned_program  # imports BCC, which may not be there
-    from ipbackend.datapath.pins import ENTRY
-
     try:
         fd = pinned_program(run_directory, ENTRY)
     except OSError:
@@ -71,12 +69,10 @@ def _loaded(run_directory: Path, here: Host) -> int | None:
 
 
 def _rehearsal() -> Finding:
-    from ipbackend.datapath.rehearsal import rehearse  # imports BCC
-
     try:
         return doctor.of_rehearsal(*rehearse(), refusal="")
     except DatapathError as error:
-        return doctor.of_rehearsal(0, 0.0, str(error).splitlines()[0])
+        return doctor.of_rehearsal({}, 0.0, str(error).splitlines()[0])
 
 
 def _next_hops(wanted: Configuration, found: Mapping[str, Link], here: Host) -> Iterator[Finding]:

@@ -102,13 +102,19 @@ def _memlock(host: Host, tables: int) -> Iterator[Finding]:
         yield Finding("memory", False, what, "ulimit -l unlimited (systemd: LimitMEMLOCK=infinity)")
 
 
-def of_rehearsal(programs: int, seconds: float, refusal: str) -> Finding:
-    """Whether the whole program compiles and loads; `refusal` says why not."""
+def of_rehearsal(verified: Mapping[str, int], seconds: float, refusal: str) -> Finding:
+    """Whether the whole program compiles and loads; `refusal` says why not.
+
+    `verified`: the instructions that the kernel's verifier went through, by program.
+    """
     if refusal:
         return Finding(
             "program", False, refusal, "what the compiler or the kernel says stands above; a newer kernel or BCC may do"
         )
-    return Finding("program", True, f"compiled, and all {programs} parts taken by the kernel, in {seconds:.1f} s")
+    largest = max(verified, key=lambda name: verified[name])
+    what = f"compiled, and all {len(verified)} parts taken by the kernel, in {seconds:.1f} s"
+    most = f"its verifier went through {verified[largest]:,} instructions of {largest}, and gives up at 1,000,000"
+    return Finding("program", True, f"{what} ({most})")
 
 
 def of_links(

@@ -1,12 +1,9 @@
 """How packets' journeys ended, counted, and what each end means. It reads the maps and changes nothing."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from ipbackend.abi import Verdict
-
-if TYPE_CHECKING:  # BCC comes with it, which whoever wants the meanings does not need
-    from ipbackend.datapath.maps import Maps
+from ipbackend.datapath.maps import Maps
 
 MEANINGS = {
     Verdict.PASS_NOT_OURS: "to no address of ours: left to the kernel",
@@ -45,7 +42,7 @@ MEANINGS = {
 TOTALS = {"passed": "PASS", "forwarded": "FORWARD", "rejected": "REJECT", "dropped": "DROP"}
 
 
-def counts(maps: "Maps") -> dict[Verdict, int]:
+def counts(maps: Maps) -> dict[Verdict, int]:
     """Packets by verdict, since the data plane was loaded; those under NEXT_STEP are all that entered."""
     (packets,) = maps["verdicts"].columns(len(Verdict)).values()
     return dict(zip(Verdict, packets, strict=True))

@@ -20,7 +20,7 @@ def counters(run_directory: Path, everything: bool, output: out.Format) -> None:
 
     Example: ipbackend counters --all
     """
-    from ipbackend.cli.view import opened  # it brings BCC along, which whoever wants the rest does not need
+    from ipbackend.cli.view import opened  # takes longer to import than all else here
 
     with opened(run_directory) as maps:
         packets = counts(maps)

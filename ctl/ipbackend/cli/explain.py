@@ -46,7 +46,7 @@ def explain(
 
     Example: ipbackend explain 203.0.113.7:40000 10.0.0.100:80
     """
-    from ipbackend.cli.view import looking  # it brings BCC along, which the help need not
+    from ipbackend.cli.view import looking  # takes longer to import than all else here
     from ipbackend.explain.question import Question, answer
     from ipbackend.model import Protocol
 

@@ -76,7 +76,7 @@ def list_(run_directory: Path, name: str | None, output: out.Format) -> None:
 
     Example: ipbackend member list --pool web
     """
-    from ipbackend.cli.view import health, looking  # it brings BCC along, which the other commands do not need
+    from ipbackend.cli.view import health, looking  # takes longer to import than all else here
 
     told = health(run_directory)
     with looking(run_directory) as view:

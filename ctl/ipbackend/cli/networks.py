@@ -52,7 +52,7 @@ def list_(run_directory: Path, output: out.Format) -> None:
 
     Example: ipbackend network list
     """
-    from ipbackend.cli.view import looking  # it brings BCC along, which the other commands do not need
+    from ipbackend.cli.view import looking  # takes longer to import than all else here
 
     with looking(run_directory) as view:
         out.show_rows(output, Row._fields, [_row(view, one) for one in view.configuration.networks.values()], ("id",))

@@ -67,7 +67,7 @@ def list_(run_directory: Path, output: out.Format) -> None:
 
     Example: ipbackend pool list
     """
-    from ipbackend.cli.view import health, looking  # it brings BCC along, which the other commands do not need
+    from ipbackend.cli.view import health, looking  # takes longer to import than all else here
 
     offline = {number for number, told in health(run_directory).items() if told.health == "OFFLINE"}
     with looking(run_directory) as view:

@@ -46,7 +46,7 @@ def status(ctx: click.Context, output: out.Format) -> None:
 
 def _show_deserted(run_directory: Path, output: out.Format, error: NotRunningError) -> None:
     """What a daemon that is gone has left forwarding. NotRunningError: nothing, or it may not be seen."""
-    from ipbackend.cli.view import looking  # imports BCC, which takes half a second
+    from ipbackend.cli.view import looking  # takes longer to import than all else here
     from ipbackend.live import load
 
     try:

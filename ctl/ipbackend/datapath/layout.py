@@ -14,7 +14,7 @@ from typing import Any
 
 from ipbackend.errors import DatapathError, NotRunningError
 
-Type = Any  # a ctypes type: BCC builds it at run time, so nothing more can be said
+Type = Any  # a ctypes type: it is built at run time, so nothing more can be said
 FILE = "layout.json"
 SWEEP_ORDERS = struct.Struct("16x7I")  # struct sweep of abi.h
 _INNER = {"pools": "pool_rows"}
