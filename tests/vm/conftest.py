@@ -1,5 +1,6 @@
 """The kernel that is asked for (VM_KERNEL), the files that machines are given, and the machines of a test."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -50,9 +51,10 @@ def files(kernel: str) -> Path:
 
 def _site(python: str) -> Path:
     """What the tests import, for another Python than ours."""
-    site = BUILD / f"python{python}"
+    wanted_by = hashlib.sha256(" ".join(_requirements()).encode()).hexdigest()[:8]
+    site = BUILD / f"python{python}-{wanted_by}"
     if not site.exists():
-        fresh = site.with_suffix(".making")
+        fresh = site.with_name(f"{site.name}.making")
         shutil.rmtree(fresh, ignore_errors=True)
         wanted = ["--python-version", python, "--only-binary=:all:", "--target", str(fresh)]
         pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
