@@ -64,7 +64,8 @@ class Reconciler:
         """
         have = {address: entry.index for address, entry in self.entries.addresses.items() if entry.role is Role.SNAT}
         want = {address: index for index, address in enumerate(gateway_of(configuration).snat_addresses)}
-        if have and have != want and self.entries.endpoints:  # without any, a first start was killed halfway
+        unfinished = have.items() <= want.items() and not self._tables.were_used  # a first start that was killed
+        if have and have != want and not unfinished:
             raise DatapathError(
                 f"gateway.snat_addresses: {', '.join(map(str, have))} are loaded and carry connections "
                 "(keep them, or `ipbackend unload` and run again: its connections end)"

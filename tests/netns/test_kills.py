@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from ipbackend.datapath.loader import KINDS, ROADS
+from ipbackend.datapath.maps import Maps
 from ipbackend.datapath.pins import ENTRY
 from ipbackend.datapath.source import bpf_directory
 from ipbackend.errors import NotRunningError, ServiceError
@@ -494,6 +495,24 @@ def test_a_first_start_is_completed_by_the_next(daemon: Daemon, lab: Lab, stub: 
         what = f"killed before step {step} of {len(steps)}: {[*steps, 'end'][step - 1]}"
         daemon.comes_to(state, what)
         assert problems(daemon.gateway) == [], what
+    daemon.failing.stop()
+    daemon.failing.start("unload")
+
+
+def test_a_first_start_that_came_to_its_first_snat_address(daemon: Daemon, lab: Lab, stub: Path) -> None:
+    """What is loaded by then and what is wanted differ, as they must not where there are connections."""
+    clean(daemon, lab)
+    daemon.source = stub
+    daemon.come_up()
+    state = daemon.state()
+    daemon.failing.kill()
+    with Maps(daemon.gateway.run_directory) as maps:
+        (_, *later) = ((key, number) for key, number in maps.directory("addresses").entries())
+        assert len(later) == 5
+        for key, _ in later:
+            maps.directory("addresses").delete(key)
+    daemon.come_up()
+    daemon.comes_to(state, "after the first SNAT address")
     daemon.failing.stop()
     daemon.failing.start("unload")
 

@@ -340,6 +340,11 @@ class Tables:
         if self._was_used(endpoint):
             self.sweep(endpoint, mode)
 
+    @property
+    def were_used(self) -> bool:
+        """Whether any slot of any endpoint was ever taken."""
+        return any(map(self._was_used, self._numbers()))
+
     def _was_used(self, endpoint: int) -> bool:
         """Whether any slot of it was ever taken."""
         return bool(self._maps["load"].memory()[endpoint].head)
