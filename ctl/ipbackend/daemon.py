@@ -6,6 +6,7 @@ Requests are served on a Unix socket in the run directory, to root and, where th
 import asyncio
 import contextlib
 import fcntl
+import gc
 import logging
 import math
 import os
@@ -257,6 +258,10 @@ async def _serve(run_directory: Path, store: Path, observe: bool, scraped: tuple
                 for server in servers:
                     await server.serving.wait()
                 others.append(tasks.create_task(_be_found(unix, asked)))
+                # What is there now stays. Else Python looks for cycles that nobody uses when they come to a quarter of
+                # all that is imported, and what they take by then is not given back.
+                gc.collect()
+                gc.freeze()
                 _notify("READY=1")
                 await stopped.wait()
                 _notify("STOPPING=1")

@@ -133,7 +133,7 @@ def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-@lru_cache(65536)
+@lru_cache(4096)
 def _address(raw: int) -> str:
     return socket.inet_ntoa(raw.to_bytes(4, "little"))
 
