@@ -14,7 +14,7 @@ from bcc import BPF  # noqa: TID251 - programs beside the data plane, not a part
 from ipbackend.abi import SweepMode, Verdict
 from ipbackend.config import parse
 from ipbackend.configuration import Configuration
-from ipbackend.datapath.loader import load
+from ipbackend.datapath.compiling import load
 from tests.bench import frames
 from tests.bench.driver import Driver, Placed, array_of, compiled
 from tests.bench.frames import ACK, SYN, TCP, UDP, Row

@@ -16,8 +16,8 @@ import numpy as np
 from bcc import BPF  # noqa: TID251 - a program beside the data plane, not a part of it
 
 from ipbackend.datapath import syscall
+from ipbackend.datapath.compiling import load
 from ipbackend.datapath.headers import make_header_tree
-from ipbackend.datapath.loader import load
 from tests.bench.frames import SHOT, Row
 
 HERE = Path(__file__).parent

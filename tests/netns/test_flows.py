@@ -133,7 +133,7 @@ def test_each_connection_is_there_once_with_its_clients_own_counts(gateway: Gate
     gateway.apply(logging(CONFIGURATION))
     endings = ["CLIENT_FIN", "MEMBER_FIN", "CLIENT_RST"] * 4
     with counting(lab) as counter:
-        began, ports = time.time(), []
+        began, since, ports = time.time(), now(), []
         for number, ending in enumerate(endings):
             with connect(lab["client"], CLIENT, WEB) as connection:
                 ports.append(connection.local[1])
@@ -145,7 +145,7 @@ def test_each_connection_is_there_once_with_its_clients_own_counts(gateway: Gate
                     connection.socket.sendall(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
                     while connection.socket.recv(1 << 16):
                         pass
-        found = closed(gateway, len(endings), client=CLIENT)
+        found = closed(gateway, len(endings), client=CLIENT, since=since)
         assert sorted(one["client"] for one in found) == sorted(f"{CLIENT}:{port}" for port in ports)
         by_port = {int(one["client"].split(":")[1]): one for one in found}
         for port, ending in zip(ports, endings, strict=True):
