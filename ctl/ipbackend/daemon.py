@@ -5,6 +5,7 @@ Requests are served on a Unix socket in the run directory, to root and, where th
 
 import asyncio
 import contextlib
+import ctypes
 import fcntl
 import gc
 import logging
@@ -43,9 +44,11 @@ from ipbackend.store import LINK, Revision, Stamp
 from ipbackend.view import View
 
 log = logging.getLogger(__name__)
+_libc = ctypes.CDLL(None)
 
 FLOWS = "flows"  # the folder of the flow log, beside the store
 TICK = 1.0  # seconds between sweeps
+GIVE_BACK = 60.0  # seconds after which free memory is handed back
 REFRESH = 5.0  # seconds after which everything is compared with the kernel, events or none
 SHARE = 9  # a sweep or a look at the kernel is followed by a pause of so many times what it took
 AUDIT_SHARE = 99  # the same of an audit's steps: nothing waits for what it finds
@@ -289,6 +292,7 @@ async def _keep(control: Control, thread: ThreadPoolExecutor) -> None:
         ("check", control.check, REFRESH, SHARE),
         ("audit", control.audit, TICK, AUDIT_SHARE),
         ("tell", control.tell, 0.0, TELLING_SHARE),
+        ("give back", _give_back, GIVE_BACK, SHARE),
     )
     due = {name: loop.time() + pause for name, _, pause, _ in jobs} | {"sweep": loop.time(), "tell": math.inf}
     rested = {**due, "tell": loop.time()}  # not before that, whatever is reported
@@ -354,6 +358,11 @@ async def _monitor(control: Control, thread: ThreadPoolExecutor) -> None:
     finally:
         control.followed = lambda: None
         monitors.close()
+
+
+def _give_back() -> None:
+    """Have the C library hand free memory back: it keeps what lies between blocks in use, and takes more instead."""
+    _libc.malloc_trim(0)
 
 
 def _timed(work: Callable[[], None]) -> tuple[float, float]:
