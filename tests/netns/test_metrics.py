@@ -81,6 +81,8 @@ def open_connections(gateway: Gateway) -> float:
 
 
 def test_the_scrape_is_what_the_docs_say_and_promtool_takes_it(gateway: Gateway, lab: Lab) -> None:
+    gateway.apply(CONFIGURATION.replace("weight = 3", "weight = 4"))
+    gateway.apply(CONFIGURATION)  # changes to be counted, by a daemon that may be new
     http_get(lab["client"], None, WEB)
     text = scrape(gateway)
     promtool("check", "metrics", given=text)
