@@ -1,1 +1,1 @@
-"""The XDP program and its maps, through BCC: the only place that imports bcc."""
+"""The XDP program and its maps. Of it only compiling.py, a process of its own, works with BCC."""
