@@ -153,7 +153,7 @@ def test_each_connection_is_there_once_with_its_clients_own_counts(gateway: Gate
             assert (one["reason"], one["protocol"], one["vip"]) == (ending, "TCP", f"{SHOP_VIP}:80")
             assert tuple(one[name] for name in HEADERS) == counter.of(port)
             assert 0 < one["seconds"] < time.time() - began
-    opened = flows(gateway, event="opened", client=CLIENT)
+    opened = flows(gateway, event="opened", client=CLIENT, since=since)
     assert sorted(one["client"] for one in opened) == sorted(one["client"] for one in found)
     assert flow_log(gateway)["lost"] == 0
 
