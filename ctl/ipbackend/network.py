@@ -16,9 +16,12 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 from pyroute2 import IPRoute
-from pyroute2.netlink import NLM_F_DUMP_INTR
+from pyroute2.netlink import NLM_F_DUMP_INTR, NLM_F_REQUEST
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl import (
+    RTM_GETLINK,
+    RTM_GETNEIGH,
+    RTM_GETROUTE,
     RTMGRP_IPV4_IFADDR,
     RTMGRP_IPV4_ROUTE,
     RTMGRP_LINK,
@@ -60,6 +63,7 @@ REMEDIES = {
     errno.ENETDOWN: "the interface is down, see `ip link`",
 }
 
+GETS = {"link": RTM_GETLINK, "neigh": RTM_GETNEIGH, "route": RTM_GETROUTE}
 GROUPS = RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE
 MESSAGE = 4096  # bytes read of one notification; only its first 17 matter
 FAMILY_OFFSET = 16  # every rtnetlink message begins with its family, after 16 bytes of header
@@ -305,7 +309,7 @@ class Network:
     def _is_fixed(self, address: IPv4Address, interface: int) -> bool:
         """Linux 5.16 and later take a permanent entry for an ordinary one, and lose it, on NTF_USE."""
         try:
-            (message,) = self._ask("neigh", "get", dst=str(address), ifindex=interface)
+            message = self._get("neigh", dst=str(address), ifindex=interface, state=ndmsg.NUD_NONE)
         except NetlinkError as error:
             if error.code != errno.ENOENT:
                 raise
@@ -315,7 +319,7 @@ class Network:
     def path_mtu(self, address: IPv4Address) -> int:
         """Bytes of the largest IP packet on the way to an address: of the route, else of the interface."""
         with asking(f"route to {address}", "there must be one, see `ip route`"):
-            (message,) = self._ask("route", "get", dst=str(address))
+            message = self._get("route", dst=str(address))
             metrics = message.get_attr("RTA_METRICS")
             mtu = metrics.get_attr("RTAX_MTU") if metrics is not None else None
             return int(mtu) if mtu else _interface(self._link(message.get_attr("RTA_OIF"))).mtu
@@ -323,7 +327,7 @@ class Network:
     def way_to(self, address: IPv4Address) -> Way:
         """The kernel's own way to an address; the data plane goes by the next hop that it is told."""
         with asking(f"route to {address}", "there must be one, see `ip route`"):
-            (message,) = self._ask("route", "get", dst=str(address))
+            message = self._get("route", dst=str(address))
         next_hop, source = message.get_attr("RTA_GATEWAY"), message.get_attr("RTA_PREFSRC")
         return Way(
             IPv4Address(next_hop) if next_hop else None,
@@ -443,13 +447,24 @@ class Network:
 
     def _ask(self, kind: str, verb: str, /, **wanted: Any) -> list[Any]:
         """What the kernel answers."""
+        return self._request(f"{kind} {verb}", kind, verb, wanted)
+
+    def _get(self, kind: str, /, **wanted: Any) -> Any:
+        """One entry of a kernel's table; NetlinkError if it is not there.
+
+        Without NLM_F_ACK, which pyroute2's own "get" asks for: it takes the entry, and the acknowledgement after it
+        stays in a queue that nobody reads, for as long as the socket is open.
+        """
+        (message,) = self._request(f"{kind} get", kind, (GETS[kind], NLM_F_REQUEST), wanted)
+        return message
+
+    def _request(self, name: str, kind: str, command: str | tuple[int, int], wanted: dict[str, Any]) -> list[Any]:
         self._refuse_other_threads()
-        with instruments.timed(instruments.netlink.labels(f"{kind} {verb}")):
-            return list(getattr(self._requests, kind)(verb, **wanted))
+        with instruments.timed(instruments.netlink.labels(name)):
+            return list(getattr(self._requests, kind)(command, **wanted))
 
     def _link(self, interface: int) -> Any:
-        (message,) = self._ask("link", "get", index=interface)
-        return message
+        return self._get("link", index=interface)
 
     def _dump(self, kind: str, **wanted: int) -> list[Any]:
         """One of the kernel's tables, read again if it changed while it was read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import platform
 import socket
@@ -10,6 +11,7 @@ import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -383,6 +385,37 @@ def test_another_thread_is_refused(cable: Cable) -> None:
     """It is in another namespace, perhaps in the machine's own."""
     with ThreadPoolExecutor(1) as thread, pytest.raises(RuntimeError, match="another thread"):
         thread.submit(cable.network.interfaces).result()
+
+
+def test_nothing_of_what_the_kernel_answers_is_kept(cable: Cable) -> None:
+    """An acknowledgement that nobody reads is 69 bytes, for each request, for as long as the daemon lives."""
+    key = (ROUTER, cable.interface.index)
+    cable.ip(f"neighbour add {ROUTER} lladdr {ROUTER_MAC} dev eth0")
+
+    def everything() -> None:
+        cable.network.resolve(*key)
+        cable.network.path_mtu(ROUTER)
+        cable.network.way_to(ROUTER)
+        cable.network.interfaces()
+        cable.network.neighbours()
+        cable.network.add_address(VIP, cable.interface)
+        cable.network.remove_address(VIP, cable.interface)
+        with pytest.raises(NetworkError):
+            cable.network.resolve(NOBODY, 999)
+
+    def held() -> int:
+        for _ in range(100):
+            everything()
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        held()
+        before = held()
+        assert held() < before + 2_000
+    finally:
+        tracemalloc.stop()
 
 
 # Changes
