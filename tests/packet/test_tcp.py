@@ -118,6 +118,38 @@ def test_a_flood_is_dropped_and_counted(unconfigured):
         assert unconfigured.run(syn(flow.client_port)).verdict is Verdict.FORWARD_REQUEST
 
 
+def test_who_comes_while_a_flood_keeps_the_budget_full(unconfigured):
+    """Is let in by the proportion of what comes free to the flood; whoever is let in, and his handshake, is as ever.
+
+    A budget of 64, free again after 15 s: 4.3 of 60 a second, so one in 14.
+    """
+    unconfigured.configure(pool_of(f'address = "{MEMBER}", port = {MEMBER_PORT}, max_connections = 640'))
+    rng, ports, waiting = Random(1), iter(range(1024, 65536)), []
+    came = let_in = 0
+    for second in range(90):
+        for flow, since in waiting:
+            silent_for(unconfigured, flow, second - since)
+        unconfigured.sweep()
+        waiting = [(flow, since) for flow, since in waiting if unconfigured.phase(flow) is Phase.SYN_RECEIVED]
+        for ours in rng.sample([True] * 20 + [False] * 60, 80):
+            packet = syn(next(ports))
+            result = unconfigured.run(packet)
+            came += ours and second >= 15  # from when on what came earlier makes room
+            if result.verdict is Verdict.DROP_HALF_OPEN:
+                continue
+            assert result.verdict is Verdict.FORWARD_OPENED
+            flow = Flow.of(packet, result.packet)
+            says(unconfigured, flow, "reply", "SA", 0, ack=1)
+            if ours:
+                let_in += second >= 15
+                assert says(unconfigured, flow, "request", "A", 1, ack=1) is Phase.ESTABLISHED
+                unconfigured.run(flow.request(flags="R", seq=1))
+            else:
+                waiting.append((flow, second))
+        assert counts(unconfigured)[1] == 64 or second == 0
+    assert 1 / 20 < let_in / came < 1 / 10
+
+
 def test_full_is_something_else(unconfigured):
     """At the ceiling, budget or not, it is refused: nothing that was half open will make room."""
     two_members(unconfigured, 2, 2)
