@@ -117,7 +117,7 @@ VM_PACKAGES := qemu-system-x86 qemu-utils mmdebstrap vagrant vagrant-libvirt
 vm-test: setup ## A gateway as a virtual machine, and the tests on another kernel: KERNEL=6.1, 6.12 or trixie; as root
 	@$(call install-missing,$(VM_PACKAGES))
 	@mkdir -p build/vm
-	@VM_KERNEL=$(KERNEL) $(BIN)/python -m pytest tests/vm -s $(ARGS)
+	@VM_KERNEL=$(KERNEL) $(BIN)/python -m pytest tests/vm --numprocesses 2 --dist loadfile -v -rP $(ARGS)
 
 clean: ## Remove what was made here
 	rm -rf $(VENV) build
