@@ -355,7 +355,7 @@ def test_thousands_of_sockets_take_no_more_than_their_share(tmp_path: Path) -> N
 
 def test_scrapes_at_the_same_time_are_one(tmp_path: Path) -> None:
     """Whoever hammers /metrics gets what is being written anyway: `daemon.Service` writes it once at a time."""
-    from ipbackend.daemon import Service
+    from ipbackend.service import Service
 
     service = Service.__new__(Service)
     service._scraping = None
