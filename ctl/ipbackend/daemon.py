@@ -32,11 +32,10 @@ from ipbackend.service import Service
 from ipbackend.store import LINK
 
 log = logging.getLogger(__name__)
-_libc = ctypes.CDLL(None)
 
 FLOWS = "flows"  # the folder of the flow log, beside the store
 TICK = 1.0  # seconds between sweeps
-GIVE_BACK = 60.0  # seconds after which free memory is handed back
+M_MMAP_THRESHOLD, LARGE = -3, 65_536  # of mallopt(3); bytes
 REFRESH = 5.0  # seconds after which everything is compared with the kernel, events or none
 SHARE = 9  # a sweep or a look at the kernel is followed by a pause of so many times what it took
 AUDIT_SHARE = 99  # the same of an audit's steps: nothing waits for what it finds
@@ -50,6 +49,8 @@ def run(run_directory: Path, store: Path, observe: bool = False, scraped: tuple[
 
     `scraped`: an address and a TCP port where metrics, and nothing else, can be read as well.
     """
+    # Else the C library keeps what is large and was freed, and the holes in it fit less and less of what comes.
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
     os.umask(0o077)  # whatever we were started with; what others may use says so itself
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -114,7 +115,6 @@ async def _keep(control: Control, thread: ThreadPoolExecutor) -> None:
         ("check", control.check, REFRESH, SHARE),
         ("audit", control.audit, TICK, AUDIT_SHARE),
         ("tell", control.tell, 0.0, TELLING_SHARE),
-        ("give back", _give_back, GIVE_BACK, SHARE),
     )
     due = {name: loop.time() + pause for name, _, pause, _ in jobs} | {"sweep": loop.time(), "tell": math.inf}
     rested = {**due, "tell": loop.time()}  # not before that, whatever is reported
@@ -180,11 +180,6 @@ async def _monitor(control: Control, thread: ThreadPoolExecutor) -> None:
     finally:
         control.followed = lambda: None
         monitors.close()
-
-
-def _give_back() -> None:
-    """Have the C library hand free memory back: it keeps what lies between blocks in use, and takes more instead."""
-    _libc.malloc_trim(0)
 
 
 def _timed(work: Callable[[], None]) -> tuple[float, float]:
