@@ -73,7 +73,7 @@ def builder(release: str) -> Path:
 def _made(name: str, recipe: object, make: Callable[[Path], None]) -> Path:
     """A folder of BUILD, named by its recipe too, so that another one makes another; one process makes it."""
     folder = BUILD / f"{name}-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:8]}"
-    with _locked(BUILD / f"{name}.lock"):
+    with locked(BUILD / f"{name}.lock"):
         if not folder.exists():
             making = folder.with_name(f"{folder.name}.making")
             shutil.rmtree(making, ignore_errors=True)
@@ -84,7 +84,8 @@ def _made(name: str, recipe: object, make: Callable[[Path], None]) -> Path:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """For one process at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from .images import BUILD, REPOSITORY, SYSTEMS, builder
+from .images import BUILD, REPOSITORY, SYSTEMS, builder, locked
 
 # The second version's programs are others: one more draw before the schedule is gone through in order.
 CHANGE = ("bpf/schedule.h", "#define DRAWS 16", "#define DRAWS 17")
@@ -34,7 +34,8 @@ def wheels(kernel: str) -> Path:
     """What an operator brings to a machine without a way to PyPI."""
     python = SYSTEMS[kernel].python
     folder = BUILD / f"wheels-{python}"
-    subprocess.run(["make", "-s", "wheels", f"WHEELS={folder}", f"PYTHON={python}"], cwd=REPOSITORY, check=True)
+    with locked(BUILD / f"{folder.name}.lock"):
+        subprocess.run(["make", "-s", "wheels", f"WHEELS={folder}", f"PYTHON={python}"], cwd=REPOSITORY, check=True)
     return folder
 
 
