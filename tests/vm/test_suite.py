@@ -9,7 +9,7 @@ from .conftest import SITE, SOURCE
 from .images import Image
 from .machine import Machine
 
-QUARTER = 900.0  # seconds
+PATIENCE = 1800.0  # seconds
 PYTHON = f"cd {SOURCE} && CI=true PYTHONPATH={SITE}:.:ctl python3"
 LOADED = """
 from ipbackend.datapath.rehearsal import rehearse
@@ -68,7 +68,7 @@ def test_the_data_plane_and_the_lab_hold_on_this_kernel(machine: Machine) -> Non
 
     status, output = machine.attempt(
         f"{PYTHON} -m pytest -q -p no:cacheprovider -n 2 --dist loadfile --durations=5 {TESTS} 2>&1",
-        QUARTER,
+        PATIENCE,
     )
     print(output[-5000:])
     assert status == 0
