@@ -149,11 +149,11 @@ def test_a_second_is_worth_as_many_as_the_rate(unconfigured):
     assert unconfigured.run(syn(1)).verdict is Verdict.FORWARD_REQUEST
 
 
-def kernel_time(dataplane: Any) -> int:
-    """What rates are measured by: an idle bucket is due at once."""
+def kernel_time(dataplane: Any, port: int = 65_535) -> int:
+    """What rates are measured by: an idle bucket is due at once. A client's port is taken for it."""
     load = listener_load(dataplane)
     load.due = 0
-    dataplane.open(syn(65_535))
+    dataplane.open(syn(port))
     return load.due - interval_at(dataplane)
 
 
@@ -167,10 +167,9 @@ def test_the_bucket_is_as_the_algorithm_says(unconfigured, rate):
     """Whatever is due: up to the last token, and none behind it, where a second is no whole number of intervals too."""
     unconfigured.configure(demanding(POOL, cps=rate))
     load, random = listener_load(unconfigured), Random(rate)
-    seen = time.monotonic()
-    at, checked = kernel_time(unconfigured), 0
-    interval, depth = interval_at(unconfigured), (rate - 1) * interval_at(unconfigured)
+    interval, depth, checked = interval_at(unconfigured), (rate - 1) * interval_at(unconfigured), 0
     for number in range(100):
+        seen, at = time.monotonic(), kernel_time(unconfigured, 1000 + number)
         ahead = random.choice([-3 * RATE_SECOND, 0, depth // 3, depth, depth + RATE_SECOND // 2, 2 * RATE_SECOND])
         load.due = due = at + ahead
         verdict = unconfigured.run(syn(1 + number)).verdict
