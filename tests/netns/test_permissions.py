@@ -104,6 +104,7 @@ def test_a_link_in_place_of_the_lock_is_not_followed(gateway: Gateway) -> None:
 
 def test_the_secret_is_told_nowhere(gateway: Gateway) -> None:
     """The key of the flow index, by which a client could aim at a bucket: in no answer, metric, log line or dump."""
+    gateway.apply(CONFIGURATION.replace("[gateway]", '[gateway]\nflow_log = "store"'))
     with Maps(gateway.run_directory) as maps:
         words = list(maps["gateway"].memory()[0].hash_key)
     assert all(words)
