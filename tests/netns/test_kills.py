@@ -436,16 +436,18 @@ def everything(daemon: Daemon, lab: Lab) -> dict[str, Any]:
 
 
 def test_restarts_in_a_row(daemon: Daemon, lab: Lab, members: dict[str, Member]) -> None:
-    """By SIGKILL and SIGTERM in turn."""
+    """By SIGKILL and SIGTERM in turn. The programs are taken over, not loaded anew."""
     daemon.come_up()
     daemon.apply(BEFORE)
-    state, said = daemon.state(), len(daemon.gateway.log())
+    run_directory = daemon.gateway.run_directory
+    state, said, program = daemon.state(), len(daemon.gateway.log()), program_id(run_directory, ENTRY)
     with traffic(lab, members) as met:
         for number in range(100 if ALL else 6):
             (daemon.failing.kill if number % 2 else daemon.failing.stop)()
             daemon.come_up()
             met.check()
         daemon.comes_to(state, "after the last")
+        assert program_id(run_directory, ENTRY) == program
         assert "data plane changed" not in daemon.gateway.log()[said:]
         met.audit(daemon.gateway)
 
