@@ -353,7 +353,8 @@ def moved(row: Mapping[str, list[int]], number: int, field: str | None = None) -
 
 
 def test_under_traffic_the_books_balance_and_what_is_planted_is_found(gateway: Gateway, lab: Lab) -> None:
-    gateway.apply(CONFIGURATION.replace("port = 8080", "port = 8080, max_connections = 2000"))  # three audits come sooner
+    small = CONFIGURATION.replace("port = 8080", "port = 8080, max_connections = 2000")
+    gateway.apply(small)  # three audits come sooner
     wait_until(lambda: status(gateway)["unbalanced"] == [])
     with churning(lab) as done:
         start = checks(gateway)
