@@ -353,8 +353,6 @@ def moved(row: Mapping[str, list[int]], number: int, field: str | None = None) -
 
 
 def test_under_traffic_the_books_balance_and_what_is_planted_is_found(gateway: Gateway, lab: Lab) -> None:
-    small = CONFIGURATION.replace("port = 8080", "port = 8080, max_connections = 2000")
-    gateway.apply(small)  # three audits come sooner
     wait_until(lambda: status(gateway)["unbalanced"] == [])
     with churning(lab) as done:
         start = checks(gateway)
@@ -408,4 +406,3 @@ def test_under_traffic_the_books_balance_and_what_is_planted_is_found(gateway: G
     assert "the books balance again" in gateway.log()
     wait_until(lambda: status(gateway)["audit"] == [], deadline=300)
     assert "audit: all agrees with the slots again" in gateway.log()
-    gateway.apply(CONFIGURATION)
