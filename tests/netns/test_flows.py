@@ -160,9 +160,10 @@ def test_each_connection_is_there_once_with_its_clients_own_counts(gateway: Gate
 
 def test_what_never_came_up_and_what_was_turned_away(gateway: Gateway, lab: Lab) -> None:
     gateway.apply(logging(only("member-1").replace("port = 8080", "port = 8999")))
+    began = now()
     with pytest.raises(ConnectionRefusedError):
         connect(lab["client"], CLIENT, WEB)
-    (one,) = closed(gateway, 1, client=CLIENT, member=f"{MEMBERS['member-1']}:8999")
+    (one,) = closed(gateway, 1, client=CLIENT, member=f"{MEMBERS['member-1']}:8999", since=began)
     assert (one["reason"], one["phase"], one["request_packets"], one["reply_packets"]) == (
         "MEMBER_RST",
         "SYN_SENT",
@@ -172,8 +173,8 @@ def test_what_never_came_up_and_what_was_turned_away(gateway: Gateway, lab: Lab)
 
     with pytest.raises(ConnectionRefusedError):
         connect(lab["client"], CLIENT, (SHOP_VIP, 9))
-    wait_until(lambda: flows(gateway, event="rejected", vip=f"{SHOP_VIP}:9") != [])
-    (one, *_) = flows(gateway, event="rejected", vip=f"{SHOP_VIP}:9")
+    wait_until(lambda: flows(gateway, event="rejected", vip=f"{SHOP_VIP}:9", since=began) != [])
+    (one, *_) = flows(gateway, event="rejected", vip=f"{SHOP_VIP}:9", since=began)
     assert (one["reason"], one["snat"], one["member"]) == ("REJECT_NO_LISTENER", None, None)
 
 
@@ -208,6 +209,7 @@ def test_members_and_listeners_that_go_take_their_connections_along(gateway: Gat
 def test_who_stood_behind_a_snat_address(gateway: Gateway, lab: Lab) -> None:
     """One that is over, and one that is still open, at the minute, to the second, and towards its member only."""
     gateway.apply(logging(CONFIGURATION))
+    began = now()
     with connect(lab["client"], CLIENT, WEB) as connection:
         seen, port = connection.get().identity, connection.local[1]
         mine = {"client": f"{CLIENT}:{port}", "vip": f"{SHOP_VIP}:80", "snat": seen.peer, "end": "open", "closed": None}
@@ -219,7 +221,7 @@ def test_who_stood_behind_a_snat_address(gateway: Gateway, lab: Lab) -> None:
         (one,) = tenants()
         assert mine.items() <= one.items()
         assert one["reply_bytes"] > 100
-    opened = closed(gateway, 1, client=f"{CLIENT}:{port}")[-1]["opened"]
+    opened = closed(gateway, 1, client=f"{CLIENT}:{port}", since=began)[-1]["opened"]
     assert [one for one in tenants() if one["client"] == f"{CLIENT}:{port}"] == []
     for when in (opened, f"{opened[:19]}Z", f"{opened[:16]}Z"):
         (one,) = (one for one in tenants("--at", when) if one["client"] == f"{CLIENT}:{port}")
@@ -257,7 +259,8 @@ def test_it_is_switched_while_connections_go_on(gateway: Gateway, lab: Lab) -> N
         identity = connection.get().identity
         gateway.apply(logging(CONFIGURATION, counts="false"))
         assert connection.get().identity == identity
-        (one,) = closed(gateway, 1, client=visit(lab))
+        began = now()
+        (one,) = closed(gateway, 1, client=visit(lab), since=began)
         assert (one["reason"], one["request_bytes"], one["reply_bytes"]) == ("CLIENT_FIN", None, None)
         gateway.apply(logging(CONFIGURATION))
         assert connection.get().identity == identity

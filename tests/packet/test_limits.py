@@ -97,15 +97,16 @@ def test_what_members_refuse_is_given_back(unconfigured):
     unconfigured.configure(demanding(chosen_by("ROUND_ROBIN", member(1, ceiling=1)), **settings))
     unconfigured.open(syn(1))
     load = listener_load(unconfigured)
-    ahead = load.due + RATE_SECOND // 2  # so that time does not come to it meanwhile
-    load.due = ahead
     ((key, _),) = unconfigured.maps["source_dues"].items()
-    unconfigured.maps["source_dues"].set(key, ctypes.c_uint64(ahead))
     for port in range(2, 20):
+        load.due = 0
         assert unconfigured.run(syn(port)).verdict is Verdict.REJECT_ALL_FULL
+        load.due = ahead = load.due + RATE_SECOND // 2  # from now on: time does not come to it meanwhile
+        unconfigured.maps["source_dues"].set(key, ctypes.c_uint64(ahead))
+        assert unconfigured.run(syn(port)).verdict is Verdict.REJECT_ALL_FULL
+        assert load.due == source_due(unconfigured) == ahead
 
     assert load.active == 1
-    assert load.due == source_due(unconfigured) == ahead
 
 
 def test_listeners_have_limits_of_their_own(unconfigured):
