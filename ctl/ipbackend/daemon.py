@@ -127,8 +127,9 @@ async def _keep(control: Control, thread: ThreadPoolExecutor) -> None:
     loop.add_reader(control.network.fileno(), events)
     try:
         while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(reported.wait(), max(0.0, min(due.values()) - loop.time()))
+            with contextlib.suppress(TimeoutError):  # Python 3.11's wait_for loses an end that comes with a report
+                async with asyncio.timeout_at(min(due.values())):
+                    await reported.wait()
             if reported.is_set():
                 reported.clear()
                 due["refresh"] = min(due["refresh"], max(loop.time() + SETTLE, rested["refresh"]))
