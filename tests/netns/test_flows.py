@@ -322,3 +322,12 @@ def test_where_nothing_is_kept_nothing_is_listed(gateway: Gateway, lab: Lab) -> 
         answer = gateway.ask("who", seen)
         assert f"{CLIENT}:{connection.local[1]}" in answer.stdout
         assert "There is no flow log" in answer.stderr
+
+
+def test_who_was_there_a_moment_ago_needs_no_flow_log(gateway: Gateway, lab: Lab) -> None:
+    """A slot knows its opening by a tick, which must not be later than the question."""
+    for _ in range(10):
+        with connect(lab["client"], CLIENT, WEB) as connection, gateway.client() as client:
+            snat = connection.get().identity.peer
+            tenants = client.request("GET", "/ipbackend/flows/who", snat=snat)["tenants"]
+            assert (f"{CLIENT}:{connection.local[1]}", "open") in [(one["client"], one["end"]) for one in tenants]

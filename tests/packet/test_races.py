@@ -98,12 +98,15 @@ def test_the_listeners_limit_while_connections_end(unconfigured, driver, limit):
 
     thread = threading.Thread(target=watch)
     thread.start()
+    opened = 0
     try:
-        verdicts = sent(unconfigured, driver, Burst(300_000, SYN, span=500), Burst(300_000, RST, span=500))
+        for _ in range(20):  # many starts: two CPUs overlap only when the machine gives both
+            verdicts = sent(unconfigured, driver, Burst(15_000, SYN, span=500), Burst(15_000, RST, span=500))
+            opened += verdicts[Verdict.FORWARD_OPENED]
     finally:
         done.set()
         thread.join()
-    assert verdicts[Verdict.FORWARD_OPENED] > limit
+    assert opened > limit
     assert highest <= limit
     sent(unconfigured, driver, Burst(500, RST))
 

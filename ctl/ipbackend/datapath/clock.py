@@ -5,6 +5,7 @@ import time
 from ipbackend.abi import TICK_SHIFT
 
 TICKS = 1 << 32  # they wrap
+_NANO_TICKS = 10**9 << TICK_SHIFT  # ns of a tick, times the timer interrupts a second
 _CLOCK_MONOTONIC_COARSE = 6  # linux/time.h; the time module does not name it
 
 
@@ -22,7 +23,7 @@ class Clock:
 
     def now(self) -> int:
         """The current tick, give or take one."""
-        return self.ticks((time.monotonic_ns() - self._epoch) / 1e9) % TICKS
+        return self._passed() % TICKS
 
     def ticks(self, seconds: float) -> int:
         """So many seconds as ticks."""
@@ -30,10 +31,23 @@ class Clock:
 
     def seconds_since(self, tick: int) -> float:
         """How long ago a tick of the past was."""
-        since = (self.now() - tick) % TICKS
-        return (since if since < TICKS - 2 else 0) * (1 << TICK_SHIFT) / self._hz
+        return max(0, self._since(tick)) * (1 << TICK_SHIFT) / self._hz
+
+    def earliest(self, tick: int) -> int:
+        """The ns of CLOCK_MONOTONIC before which a tick of the past did not begin: at most two ticks before it ended."""
+        begun = self._passed() - self._since(tick)
+        return self._epoch + (begun - 1) * _NANO_TICKS // self._hz
+
+    def _passed(self) -> int:
+        """Ticks since the epoch, give or take one."""
+        return (time.monotonic_ns() - self._epoch) * self._hz // _NANO_TICKS
+
+    def _since(self, tick: int) -> int:
+        """How many ticks ago that was; what is up to two ahead of our reckoning is."""
+        since = (self._passed() - tick) % TICKS
+        return since if since < TICKS - 2 else since - TICKS
 
 
 def epoch_of(tick: int, at: int, hz: int) -> int:
     """The `epoch` of a clock that shows `tick` at `at` ns of CLOCK_MONOTONIC."""
-    return at - (tick << TICK_SHIFT) * 10**9 // hz
+    return at - tick * _NANO_TICKS // hz

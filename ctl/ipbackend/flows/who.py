@@ -71,7 +71,7 @@ def standing(view: View, snat: int, port: int) -> Iterator[Event]:
 def _event(view: View, number: int, endpoint: Endpoint, slot: int, row: Any) -> Event:
     """A connection as it would have been told of at its opening, and what has passed of it up to now."""
     counts = view.maps["connection_counts"]
-    opened = time.monotonic_ns() - round(view.maps.clock.seconds_since(row.opened) * NANO)
+    opened = view.maps.clock.earliest(row.opened)  # if not counted: up to two ticks early, never late
     passed = (0, 0, 0, 0)
     if counts.info.max_entries > 1:
         count = counts.memory()[endpoint.first + slot]
