@@ -34,7 +34,7 @@ class Clock:
         return max(0, self._since(tick)) * (1 << TICK_SHIFT) / self._hz
 
     def earliest(self, tick: int) -> int:
-        """The ns of CLOCK_MONOTONIC before which a tick of the past did not begin: at most two ticks before it ended."""
+        """The ns of CLOCK_MONOTONIC before which nothing of a past tick was: up to two ticks before what was."""
         begun = self._passed() - self._since(tick)
         return self._epoch + (begun - 1) * _NANO_TICKS // self._hz
 
