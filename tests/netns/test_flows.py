@@ -319,7 +319,7 @@ def test_where_nothing_is_kept_nothing_is_listed(gateway: Gateway, lab: Lab) -> 
         flows(gateway)
     with connect(lab["client"], CLIENT, WEB) as connection:
         seen = connection.get().identity.peer
-        answer = gateway.ask("who", seen)
+        answer = gateway.ask("who", seen, check=True)
         assert f"{CLIENT}:{connection.local[1]}" in answer.stdout
         assert "There is no flow log" in answer.stderr
 
