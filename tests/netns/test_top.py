@@ -23,6 +23,7 @@ UP, DOWN = "\x1b[A", "\x1b[B"
 def terminal(gateway: Gateway, lab: Lab) -> Iterator[Terminal]:
     """At which `ipbackend top` runs; nothing of earlier tests is open any more."""
     gateway.apply(CONFIGURATION.replace("weight = 3 }", "weight = 3, max_connections = 20 }"))
+    gateway.command("connection", "kill", "--client", "0.0.0.0/0", "--yes")
     wait_until(lambda: not any(row["active"] for row in gateway.json("member", "list")))
     environment = {**os.environ, "IPBACKEND_RUN_DIR": str(gateway.run_directory)}
     with Terminal(lab["gateway"], (*COMMAND, "top", "--interval", "0.3"), environment) as sitting:

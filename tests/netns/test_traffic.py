@@ -72,6 +72,7 @@ def test_connections_are_told_from_either_end(gateway: Gateway, lab: Lab) -> Non
 
 def test_loads_and_snat_addresses_count_what_is_open(gateway: Gateway, lab: Lab) -> None:
     gateway.apply(CONFIGURATION.replace("weight = 3 }", "weight = 3, max_connections = 1000 }"))
+    gateway.command("connection", "kill", "--client", "0.0.0.0/0", "--yes")
     pool = named(gateway, "pools", "web")
     wait_until(lambda: not any(row["active"] for row in asked(gateway, "members", pool_id=pool)["members"]))
     before = {row["address"]: row for row in asked(gateway, "members", pool_id=pool)["members"]}
