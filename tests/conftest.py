@@ -1,10 +1,16 @@
 """What all tests share: a /run of their own, and that tests which need root fail in CI rather than be skipped."""
 
 import os
+import signal
 
 import pytest
 
 from tests.netns.lab import private_mounts
+
+
+def pytest_configure() -> None:
+    """A shell has what it runs in the background ignore this, and what tests start would inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
