@@ -4,6 +4,8 @@ import json
 import re
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -69,16 +71,17 @@ class World:
         assert set(re.findall(r"\d+ (\d+\.\d+\.\d+\.\d+)$", output, re.MULTILINE)) == SNATS, output
         return {name: int(count) for count, name in re.findall(r"(\d+) (member-\S+)", output)}
 
-    def start_traffic(self) -> None:
-        """Connections that are held and others that are opened, from the client until `end_traffic`."""
+    @contextmanager
+    def traffic(self) -> Iterator[dict[str, Any]]:
+        """Connections that are held and others that are opened, from the client; afterwards, what it saw."""
+        seen: dict[str, Any] = {}
         unit = f"--unit traffic -p NetworkNamespacePath=/run/netns/client --working-directory {SOURCE}"
         self.machine.run(f"rm -f /tmp/report; systemd-run -q {unit} python3 -m tests.vm.traffic {VIP} /tmp/report")
-        self.machine.run("timeout 100 sh -c 'until test -e /tmp/report.begun; do sleep 0.2; done'")
-
-    def end_traffic(self) -> dict[str, Any]:
-        """What it saw."""
-        seen: dict[str, Any] = json.loads(self.machine.run("systemctl stop traffic && cat /tmp/report"))
-        return seen
+        try:
+            self.machine.run("timeout 100 sh -c 'until test -e /tmp/report.begun; do sleep 0.2; done'")
+            yield seen
+        finally:
+            seen.update(json.loads(self.machine.run("systemctl stop traffic && cat /tmp/report")))
 
     def _wire(self, name: str, listens: bool, mac: str, driver: str = "virtio-net-pci") -> Wire:
         return Wire(self._folder / f"{name}.wire", listens, mac, driver)

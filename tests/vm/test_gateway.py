@@ -86,11 +86,11 @@ def from_a_checkout(gateway: Machine, world: World, steps: Steps) -> None:
 
 def by_the_package(gateway: Machine, world: World, sides: tuple[str, str], steps: Steps) -> None:
     """Installed, told what is wanted, and it serves: by native XDP."""
-    steps.done("dpkg -i", gateway.run(f"dpkg -i {FILES}/packages/*0.1.0~*.deb", 300))
+    steps.done("dpkg -i", gateway.run(f"dpkg -i {FILES}/packages/*0.1.0~*.deb", 700))
     scripts = gateway.run("cat /var/lib/dpkg/info/ipbackend.p*")
     assert "deb-systemd" not in scripts  # debhelper's own would restart the mount that the pins are in
     gateway.run("test -d /etc/ipbackend && ipbackend check /etc/ipbackend/gateway.toml.example")
-    steps.done("applied", gateway.run(PROVISION, 300))
+    steps.done("applied", gateway.run(PROVISION, 700))
     for side in sides:
         program(gateway, side)
     assert world.demo() == DEMO
@@ -138,12 +138,11 @@ def a_device_without_ethernet(gateway: Machine, steps: Steps) -> None:
 
 def upgraded_under_traffic(gateway: Machine, world: World, sides: tuple[str, str], steps: Steps) -> None:
     """While connections are held and others are opened: none of them notices."""
-    world.start_traffic()
-    before = program(gateway, sides[0])
-    gateway.run(f"dpkg -i {FILES}/packages/*0.1.1~*.deb", 400)
-    gateway.run("timeout 200 sh -c 'until ipbackend status; do sleep 1; done'", 250)
-    assert program(gateway, sides[0]) != before, "the program of the next version was not put in place"
-    seen = world.end_traffic()
+    with world.traffic() as seen:
+        before = program(gateway, sides[0])
+        gateway.run(f"dpkg -i {FILES}/packages/*0.1.1~*.deb", 700)
+        gateway.run("timeout 200 sh -c 'until ipbackend status; do sleep 1; done'", 250)
+        assert program(gateway, sides[0]) != before, "the program of the next version was not put in place"
     steps.done("upgraded under traffic", str(seen))
     assert not seen["failures"]
     assert seen["requests"] > 100
@@ -155,13 +154,12 @@ def hung_and_killed(gateway: Machine, world: World, steps: Steps) -> None:
     gateway.run("mkdir -p /run/systemd/system/ipbackend.service.d")
     gateway.run("printf '[Service]\\nWatchdogSec=20\\n' > /run/systemd/system/ipbackend.service.d/soon.conf")
     gateway.run("systemctl daemon-reload && systemctl restart ipbackend", 200)
-    world.start_traffic()
-    for end in ("STOP", "KILL"):
-        ended = gateway.run("systemctl show -p MainPID --value ipbackend").strip()
-        gateway.run(f"systemctl kill -s {end} ipbackend")
-        gateway.run(f"timeout 200 sh -c 'while [ -e /proc/{ended} ]; do sleep 1; done'", 250)
-        gateway.run("timeout 200 sh -c 'until ipbackend status; do sleep 1; done'", 250)
-    seen = world.end_traffic()
+    with world.traffic() as seen:
+        for end in ("STOP", "KILL"):
+            ended = gateway.run("systemctl show -p MainPID --value ipbackend").strip()
+            gateway.run(f"systemctl kill -s {end} ipbackend")
+            gateway.run(f"timeout 200 sh -c 'while [ -e /proc/{ended} ]; do sleep 1; done'", 250)
+            gateway.run("timeout 200 sh -c 'until ipbackend status; do sleep 1; done'", 250)
     steps.done("hung until the watchdog ended it, and killed, under traffic", str(seen))
     assert not seen["failures"]
     assert "Watchdog timeout" in gateway.run("journalctl -q -o cat -u ipbackend")
@@ -171,7 +169,7 @@ def hung_and_killed(gateway: Machine, world: World, steps: Steps) -> None:
 def rebooted(gateway: Machine, world: World, sides: tuple[str, str], steps: Steps) -> None:
     """It serves again without being told."""
     gateway.reboot()
-    gateway.run("timeout 280 sh -c 'until systemctl is-active ipbackend; do sleep 1; done'", 300)
+    gateway.run("timeout 580 sh -c 'until systemctl is-active ipbackend; do sleep 1; done'", 600)
     for side in sides:
         program(gateway, side)
     assert world.demo() == DEMO
@@ -222,8 +220,8 @@ def test_a_card_without_native_xdp_is_served_in_generic_mode(world: World) -> No
         gateway.wait()
         mount(gateway)
         sides = address(gateway)
-        gateway.run(f"dpkg -i {FILES}/packages/*0.1.0~*.deb", 300)
-        gateway.run(PROVISION, 300)
+        gateway.run(f"dpkg -i {FILES}/packages/*0.1.0~*.deb", 700)
+        gateway.run(PROVISION, 700)
         for side in sides:
             program(gateway, side, "xdpgeneric")
         doctor = gateway.run("ipbackend doctor")
