@@ -49,7 +49,7 @@ test: setup $(TOOLS)/.made $(PROMETHEUS)/.made ## Run all tests: unit, packet (i
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/netns/test_api_fuzz.py $(ARGS)
 	@$(BIN)/python -m pytest tests/netns/test_api_fuzz.py # all of one id: two processes would run one of them
 
-kills: setup ## SIGKILL before every step of all that the daemon does, and 100 restarts; 45 minutes or so; wants root
+kills: setup ## SIGKILL before every step of all that the daemon does, and 100 restarts; an hour or so; wants root
 	@KILLS=all $(BIN)/python -m pytest --numprocesses 2 --dist load tests/netns/test_kills.py $(ARGS)
 
 fuzz: setup ## Five million mutated frames through the program, ten million connections, a thousand random lives; wants root

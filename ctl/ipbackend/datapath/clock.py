@@ -31,21 +31,22 @@ class Clock:
 
     def seconds_since(self, tick: int) -> float:
         """How long ago a tick of the past was."""
-        return max(0, self._since(tick)) * (1 << TICK_SHIFT) / self._hz
+        return max(0, _between(tick, self._passed())) * (1 << TICK_SHIFT) / self._hz
 
     def earliest(self, tick: int) -> int:
         """The ns of CLOCK_MONOTONIC before which nothing of a past tick was: up to two ticks before what was."""
-        begun = self._passed() - self._since(tick)
-        return self._epoch + (begun - 1) * _NANO_TICKS // self._hz
+        passed = self._passed()
+        return self._epoch + (passed - _between(tick, passed) - 1) * _NANO_TICKS // self._hz
 
     def _passed(self) -> int:
         """Ticks since the epoch, give or take one."""
         return (time.monotonic_ns() - self._epoch) * self._hz // _NANO_TICKS
 
-    def _since(self, tick: int) -> int:
-        """How many ticks ago that was; what is up to two ahead of our reckoning is."""
-        since = (self._passed() - tick) % TICKS
-        return since if since < TICKS - 2 else since - TICKS
+
+def _between(tick: int, passed: int) -> int:
+    """Ticks from a past one to now, when so many have passed; below 0 if it is up to two ahead of our reckoning."""
+    since = (passed - tick) % TICKS
+    return since if since < TICKS - 2 else since - TICKS
 
 
 def epoch_of(tick: int, at: int, hz: int) -> int:
